@@ -3,6 +3,7 @@
 from edgeexit_calibration.daemon.calibrator_service import CalibratorService
 from edgeexit_calibration.daemon.service_config import ServiceConfig
 from edgeexit_calibration.ingest.quotas import Quotas
+from edgeexit_calibration.recalibrate.budget_state import BudgetState
 from edgeexit_calibration.recalibrate.explanation import BolderPolicy, Explanation, ExplanationError, explain
 from edgeexit_calibration.service.accept_revision import AcceptedRevision, RevisionError, accept_revision
 from edgeexit_calibration.service.command import BrokerError, CommandError, send_command
@@ -30,6 +31,7 @@ from edgeexit_calibration.views.attention import Attention
 from edgeexit_calibration.views.cohort_views import CohortView, cohorts, find_cohorts
 from edgeexit_calibration.views.device_filter import DeviceFilter
 from edgeexit_calibration.views.device_views import DeviceView, FleetView, devices, fleets, iterate_devices
+from edgeexit_calibration.views.field_costs import CohortCosts
 from edgeexit_calibration.views.fleet_status import CalibratorStatus, CohortStatus, FleetSummary, status
 from edgeexit_calibration.views.history import EventView, PolicyView, device_events, events, policy_history
 from edgeexit_calibration.views.metrics import (
@@ -50,10 +52,12 @@ __all__ = [
     "BolderPolicy",
     "BoundsError",
     "BrokerError",
+    "BudgetState",
     "CalibratorService",
     "CalibratorStatus",
     "CohortAddress",
     "CohortBounds",
+    "CohortCosts",
     "CohortStatus",
     "CohortView",
     "CommandError",

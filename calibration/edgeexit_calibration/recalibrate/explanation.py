@@ -17,12 +17,14 @@ from edgeexit.fitting.change_monitor import detection_bound
 from edgeexit.fitting.path_test import PathTest, samples_to_certify
 from edgeexit_calibration.recalibrate.audit_rate import useful_audits
 from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, outcomes, point_exits, simulated
+from edgeexit_calibration.recalibrate.budget_state import BudgetState, PointUnderTest, budget_state
 from edgeexit_calibration.recalibrate.guarantee import COMPARED_AUDITS, NO_GAIN, Guarantee, GuaranteeRules, advance
 from edgeexit_calibration.recalibrate.stored_audits import AuditReader
 from edgeexit_calibration.recalibrate.stored_guarantees import read_guarantee
 from edgeexit_calibration.store.cohorts import CohortAddress, comparable_revisions, find_cohort
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import AuditedSampleRow, RegistrationRow
+from edgeexit_calibration.views.field_costs import CohortCosts, costs_in_use
 from edgeexit_calibration.views.history import PolicyView, policy_history
 
 _CHANGES: Final = 5
@@ -68,7 +70,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     cost: float | None
     """Its mean cost as a fraction of that of full depth; null without audits."""
     bolder: BolderPolicy | None
-    """The next policy that saves enough; null if no policy under test does, or none can be certified."""
+    """The next policy that saves enough; null if no policy under test does, if none can be certified, and within the
+    budget."""
+    costs: CohortCosts
+    """With which policies are compared."""
+    budget: BudgetState | None
+    """null: the cost is to be as low as possible."""
     next_path_in: int
     """Audits after which further bolder policies are put to the test."""
     raised_audits_end_in: int | None
@@ -117,11 +124,14 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
         revisions = comparable_revisions(session, found.id, stored.state.policy)
         used = stored.state.used_revisions
         reader = AuditReader(found.id, stored.state.policy, revisions, used)
-        rules = stored.rules
+        costs = costs_in_use(registration)
+        rules = msgspec.structs.replace(
+            stored.rules, costs=costs.cumulative, budget=registration.budget_ms if costs.unit == "ms" else None
+        )
         state, alarm_raised = _up_to_date(session, reader, stored.state, rules)
         recent = reader.newest(session, first=state.first, last=state.last, limit=COMPARED_AUDITS)
         rate = _audits_per_hour(session, reader, now)
-    exit_rates, cost, bolder = _on_audits(state, rules, recent)
+    exit_rates, cost, points = _on_audits(state, rules, recent)
     return Explanation(
         **cohort._asdict(),
         exits=tuple(registration.exits),
@@ -132,8 +142,10 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
         audits=state.audits,
         audits_per_hour=rate,
         exit_rates=exit_rates,
-        cost=cost,
-        bolder=bolder,
+        cost=None if cost is None else cost / rules.costs[-1],
+        bolder=_bolder(cost, points, rules),
+        costs=costs,
+        budget=_budget(registration, cost if costs.unit == "ms" else None, points),
         next_path_in=max(state.next_path_at - state.audits, 0),
         raised_audits_end_in=None if changes[-1].audit is None else max(useful_audits(rules) - state.audits, 0),
         raised_risk=_raised(rules.risk),
@@ -159,24 +171,35 @@ def _up_to_date(
 
 def _on_audits(
     state: Guarantee, rules: GuaranteeRules, recent: Audits
-) -> tuple[tuple[float, ...] | None, float | None, BolderPolicy | None]:
-    """Return the exit mix and the cost of the policy in force, and the next bolder policy, on the newest audits."""
+) -> tuple[tuple[float, ...] | None, float | None, list[PointUnderTest]]:
+    """Return the exit mix and the mean cost of the policy in force, and all points under test, on the newest audits."""
     if not len(recent.ids):
-        return None, None, None
-    full_depth = rules.costs[-1]
+        return None, None, []
     exits = point_exits(simulated(state.policy, recent).scores, [state.policy.thresholds])
     cost = float(mean_costs(exits, rules.costs)[0])
     rates = tuple(float((exits == k).mean()) for k in range(state.policy.exits))
-    candidates = []
+    points: list[PointUnderTest] = []
     for path in state.paths:
         outcome = outcomes(state.policy, recent, path.thresholds, rules.loss)
         missing = _audits_missing(path.test, outcome.losses.mean(axis=0))
-        costs = mean_costs(outcome.exits, rules.costs)
-        for point_cost, audits in zip(costs.tolist(), missing, strict=True):
-            if audits is not None and point_cost <= (1 - rules.min_gain) * cost:
-                candidates.append(BolderPolicy(cost=point_cost / full_depth, audits_missing=audits))
-    bolder = min(candidates, key=lambda one: (one.audits_missing, one.cost), default=None)
-    return rates, cost / full_depth, bolder
+        points += map(PointUnderTest, mean_costs(outcome.exits, rules.costs).tolist(), missing)
+    return rates, cost, points
+
+
+def _bolder(cost: float | None, points: list[PointUnderTest], rules: GuaranteeRules) -> BolderPolicy | None:
+    """Return the next policy that is put in force for its cost, as it can be certified; None: none."""
+    if cost is None or (rules.budget is not None and cost <= rules.budget):
+        return None
+    candidates = [
+        BolderPolicy(cost=point.cost / rules.costs[-1], audits_missing=point.audits_missing)
+        for point in points
+        if point.audits_missing is not None and point.cost <= (1 - rules.min_gain) * cost
+    ]
+    return min(candidates, key=lambda one: (one.audits_missing, one.cost), default=None)
+
+
+def _budget(registration: RegistrationRow, cost_ms: float | None, points: list[PointUnderTest]) -> BudgetState | None:
+    return None if registration.budget_ms is None else budget_state(registration.budget_ms, cost_ms, points)
 
 
 def _audits_missing(test: PathTest, mean_losses: npt.NDArray[Any]) -> list[int | None]:

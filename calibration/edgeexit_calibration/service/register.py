@@ -12,6 +12,7 @@ from edgeexit.fitting import samples_needed
 from edgeexit.policies import PolicyDocument, decode_document, encode_document
 from edgeexit.policies.document import LatencyBound
 from edgeexit.wire import MAX_BYTES, check_name
+from edgeexit_calibration.service.budget import checked_budget, costs_now
 from edgeexit_calibration.store.cohorts import (
     CohortAddress,
     add_event,
@@ -22,6 +23,7 @@ from edgeexit_calibration.store.cohorts import (
 )
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import RegistrationRow
+from edgeexit_calibration.views.field_costs import CohortCosts
 
 _ENVELOPE_BYTES: Final = 1024
 """Bytes of a message for the signature, and for the scope and the rollout of a document."""
@@ -41,6 +43,10 @@ class RegistrationResult(msgspec.Struct, frozen=True, kw_only=True):
     """The risk in the certificate of the bundle's policy; None if it has no certificate."""
     policy: str
     """Kind of the bundle's policy."""
+    costs: CohortCosts
+    """The costs with which policies are compared."""
+    budget_ms: float | None
+    """Bound on the mean cost of a sample; None: the cost is to be as low as possible."""
 
 
 def register(
@@ -54,6 +60,8 @@ def register(
     user: str,
     costs: Costs | None = None,
     max_latency: LatencyBound | None = None,
+    budget_ms: float | None = None,
+    no_budget: bool = False,
 ) -> RegistrationResult:
     """Register a cohort, so that the calibrator publishes, watches and adapts its policy.
 
@@ -72,10 +80,13 @@ def register(
         costs: costs of the exits; default: `Bundle.costs`.
         max_latency: a device on which the policy breaks this bound reverts it; default: the bound of the bundle's
             policy, or else the one that is registered.
+        budget_ms: bound on the mean cost of a sample in ms: the calibrator chooses the safest certified policy within
+            it, or else the cheapest one; default: the budget that is registered.
+        no_budget: remove the registered budget; then the cheapest certified policy is chosen.
 
-    Raises MessageError for an invalid name, FittingError for an invalid risk or delta, BundleError for a bundle without
-    a policy or with costs that do not increase, PolicyError if the cohort has used the last
-    revision, and DatabaseError.
+    Raises MessageError for an invalid name, FittingError for an invalid risk or delta or for a budget that cannot be
+    met or compared with the costs, BundleError for a bundle without a policy or with costs that do not increase,
+    PolicyError if the cohort has used the last revision, and DatabaseError.
 
     """
     address = CohortAddress(check_name("fleet", fleet), bundle.digest, check_name("cohort", cohort))
@@ -119,6 +130,10 @@ def register(
         registration.costs, registration.cost_unit = list(cumulative), unit
         registration.risk, registration.delta, registration.bundle_policy = risk, delta, content
         registration.registered_by, registration.registered_at = user, now
+        costs_used = costs_now(session, row, registration, now=now)
+        kept = None if no_budget else registration.budget_ms
+        budget = checked_budget(budget_ms, costs_used, kept=kept, bundle=str(bundle.path))
+        registration.budget_ms = budget
         if reason is not None:
             revision = add_revision(
                 session,
@@ -130,7 +145,10 @@ def register(
                 created_by=user,
                 now=now,
             )
-        details = {"risk": risk, "delta": delta, "revision": revision, "costs": cumulative, "cost_unit": unit}
+        details = {
+            "risk": risk, "delta": delta, "revision": revision, "costs": cumulative, "cost_unit": unit,
+            "budget_ms": budget,
+        }  # fmt: skip
         add_event(session, row.id, "registered", details, actor=user, now=now)
     return RegistrationResult(
         cohort=address,
@@ -138,6 +156,8 @@ def register(
         is_new_revision=reason is not None,
         certified_risk=None if document.certificate is None else document.certificate.risk,
         policy=document.policy.kind,
+        costs=costs_used,
+        budget_ms=budget,
     )
 
 

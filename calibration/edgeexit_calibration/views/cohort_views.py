@@ -18,6 +18,7 @@ from edgeexit_calibration.store.tables import (
     RegistrationRow,
 )
 from edgeexit_calibration.views.device_counts import DeviceCount, count_devices
+from edgeexit_calibration.views.field_costs import CohortCosts, costs_in_use
 from edgeexit_calibration.views.names import address_of, find_named_cohort, fleet_names
 
 
@@ -43,6 +44,10 @@ class CohortView(msgspec.Struct, frozen=True, kw_only=True):
     exits: tuple[str, ...] | None = None
     risk: float | None = None
     delta: float | None = None
+    costs: CohortCosts | None = None
+    """With which policies are compared."""
+    budget_ms: float | None = None
+    """Bound on the mean cost of a sample; null also if it has none."""
     revision: int | None = None
     policy: str | None = None
     condition: str | None = None
@@ -116,6 +121,8 @@ def _registered(
         "exits": tuple(registration.exits),
         "risk": registration.risk,
         "delta": registration.delta,
+        "costs": costs_in_use(registration),
+        "budget_ms": registration.budget_ms,
         "revision": revision,
         "policy": decode_document(document.encode()).policy.kind,
         "condition": _condition(problem, revision, registration.risk),

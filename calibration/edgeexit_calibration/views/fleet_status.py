@@ -16,12 +16,15 @@ from edgeexit_calibration.views.cohort_views import CohortView, cohort_views
 from edgeexit_calibration.views.device_attention import device_attention
 from edgeexit_calibration.views.device_counts import DeviceCount, count_devices
 from edgeexit_calibration.views.device_views import FleetView, fleet_drops
+from edgeexit_calibration.views.field_costs import CohortCosts
 from edgeexit_calibration.views.metrics import Disagreement, ExitMix
 from edgeexit_calibration.views.names import check_fleet, fleet_names
 from edgeexit_calibration.views.processes import FleetProcesses, fleet_processes, process_attention
 
 COHORTS_SHOWN: Final = 10
 PER_KIND: Final = 3
+_ENOUGH_SAMPLES: Final = 100
+"""Samples under the current revision whose mean cost is compared with the budget."""
 
 
 class FleetSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +48,15 @@ class CohortStatus(msgspec.Struct, frozen=True, kw_only=True):
     disagreement: Disagreement
     exit_mix: ExitMix
     exit_rates: tuple[float, ...] | None
+    mean_cost_ms: float | None
+    """Mean cost of a sample: that of each exit, in the exit mix; null without samples, and if costs are not in ms."""
+
+    @property
+    def is_over_budget(self) -> bool:
+        """Whether the mean cost exceeds the budget, for as many samples as tell."""
+        cost, budget = self.mean_cost_ms, self.cohort.budget_ms
+        enough = self.exit_mix.samples >= _ENOUGH_SAMPLES
+        return enough and cost is not None and budget is not None and cost > budget
 
 
 class CalibratorStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,13 +98,18 @@ def status(
         summaries = tuple(
             _summary(fleet, counts, list(views.values()), processes[fleet], drops.get(fleet)) for fleet in fleets
         )
-        attention, numbers = _attention(session, summaries, list(views.values()), now=now, per_kind=per_kind)
+        measured = {*shown, *(key for key, view in views.items() if view.budget_ms is not None)}
+        statuses = _cohort_statuses(session, {key: view for key, view in views.items() if key in measured})
+        over_budget = [_over_budget(one) for one in statuses.values() if one.is_over_budget]
+        attention, numbers = _attention(
+            session, summaries, list(views.values()), over_budget, now=now, per_kind=per_kind
+        )
         return CalibratorStatus(
             time=now,
             attention=attention,
             attention_counts=numbers,
             fleets=summaries,
-            cohorts=_cohort_statuses(session, {key: views[key] for key in shown}),
+            cohorts=tuple(statuses[key] for key in shown),
             cohorts_total=len(views),
         )
 
@@ -117,20 +134,49 @@ def _summary(
     )
 
 
-def _cohort_statuses(session: Session, cohorts: Mapping[int, CohortView]) -> tuple[CohortStatus, ...]:
+def _cohort_statuses(session: Session, cohorts: Mapping[int, CohortView]) -> dict[int, CohortStatus]:
     metrics = cohort_metrics(session, cohorts)
-    return tuple(
-        CohortStatus(cohort=cohorts[key], disagreement=disagreement, exit_mix=mix, exit_rates=mix.rates)
+    return {
+        key: CohortStatus(
+            cohort=cohorts[key],
+            disagreement=disagreement,
+            exit_mix=mix,
+            exit_rates=mix.rates,
+            mean_cost_ms=_mean_cost_ms(mix.rates, cohorts[key].costs),
+        )
         for key, (mix, disagreement) in metrics.items()
+    }
+
+
+def _mean_cost_ms(rates: Sequence[float] | None, costs: CohortCosts | None) -> float | None:
+    if rates is None or costs is None or costs.unit != "ms":
+        return None
+    return sum(rate * cost for rate, cost in zip(rates, costs.cumulative, strict=True))
+
+
+def _over_budget(status: CohortStatus) -> Attention:
+    cohort = status.cohort
+    return Attention(
+        kind="over budget",
+        subject=str(cohort.address),
+        text=f"revision {cohort.revision} costs {status.mean_cost_ms:.3g} ms per sample, its budget is "
+        f"{cohort.budget_ms:g} ms",
+        advice=f"edgeexit calibrator explain {cohort.address} says what would help",
     )
 
 
 def _attention(
-    session: Session, fleets: Sequence[FleetSummary], cohorts: Sequence[CohortView], *, now: datetime, per_kind: int
+    session: Session,
+    fleets: Sequence[FleetSummary],
+    cohorts: Sequence[CohortView],
+    over_budget: Sequence[Attention],
+    *,
+    now: datetime,
+    per_kind: int,
 ) -> tuple[tuple[Attention, ...], dict[str, int]]:
     """Return the first few things of each kind, and the number of things of each kind."""
     devices = device_attention(session, [fleet.fleet for fleet in fleets], now=now, per_kind=per_kind)
-    others: list[Attention] = []
+    others = list(over_budget)
     for fleet in fleets:
         if fleet.devices or fleet.processes.has_run:
             others += process_attention(fleet.fleet, fleet.processes)

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from edgeexit.cli.calibrator.cost_text import costs_text
 from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption, JsonOption
 from edgeexit.cli.calibrator.status_rows import mix_text
 from edgeexit.console import console, next_step, print_json, printable
 from edgeexit.formatting import percent
 
 if TYPE_CHECKING:
-    from edgeexit_calibration import Explanation, PolicyView
+    from edgeexit_calibration import BudgetState, Explanation, PolicyView
 
 _TIME: Final = "%Y-%m-%d %H:%M:%S UTC"
 _HOURS_PER_DAY: Final = 24
@@ -63,6 +64,8 @@ def explanation_lines(found: "Explanation") -> list[tuple[str, str]]:
     return [
         ("policy", _policy(found.policy)),
         ("cost", _cost(found)),
+        ("costs", costs_text(found.costs)),
+        *([] if found.budget is None else [("budget", _budget(found, found.budget))]),
         ("bolder", _bolder(found)),
         ("alarm", _alarm(found)),
         *_raised_audits(found),
@@ -91,8 +94,28 @@ def _cost(found: "Explanation") -> str:
     )
 
 
+def _budget(found: "Explanation", budget: "BudgetState") -> str:
+    bound = f"{budget.budget_ms:g} ms per sample"
+    if found.costs.unit != "ms":
+        return f"{bound}, which has no effect until the costs are in ms: profile devices of the cohort"
+    if budget.cost_ms is None or budget.lowest_ms is None:
+        return bound
+    if budget.is_met:
+        return f"{bound}, met: the policy costs {budget.cost_ms:.3g} ms"
+    text = f"{bound}, not met: the policy costs {budget.cost_ms:.3g} ms; "
+    if budget.audits_missing == 0:
+        return text + "a policy that meets it is certified and follows at one of the next checks"
+    if budget.audits_missing is not None:
+        return f"{text}about {_audits(found, budget.audits_missing)} are missing to certify a policy that meets it"
+    if budget.lowest_ms > budget.budget_ms:
+        text += f"the cheapest policy under test costs {budget.lowest_ms:.3g} ms; "
+    return text + "no policy under test can be certified to meet it: allow a higher --max-risk or --budget-ms"
+
+
 def _bolder(found: "Explanation") -> str:
     bolder = found.bolder
+    if found.budget is not None and found.budget.is_met:
+        return "none is looked for, because the budget is met; a clearly safer policy within it is put in force"
     if bolder is None:
         return (
             "no policy under test is clearly cheaper and likely to be certified; others are put to the test after "

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeexit.cli.calibrator.cost_text import costs_text
 from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption, current_user
 from edgeexit.cli.fit_goals import checked_goal
 from edgeexit.cli.rejected_profile import rejected_profile
@@ -34,6 +35,16 @@ def register_command(
     max_latency_quantile: Annotated[
         float, typer.Option(help="Fraction of the samples that must keep the bound of --max-latency-ms.")
     ] = 0.99,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Bound on the mean cost of a sample, in ms: the calibrator chooses the safest certified policy within "
+            "it, or else the cheapest one. A later registration keeps it.",
+        ),
+    ] = None,
+    no_budget: Annotated[
+        bool, typer.Option("--no-budget", help="Remove the budget: the cheapest certified policy is chosen.")
+    ] = False,
     force: Annotated[
         bool,
         typer.Option("--force", help="Take the costs from the profile even if it is invalid (the machine was busy)."),
@@ -47,6 +58,7 @@ def register_command(
     """Register a cohort, so that the calibrator publishes, watches and adapts its policy.
 
     Registering a cohort again changes its maximum risk. If the bundle has a new policy, it becomes the next revision.
+    A latency bound and a budget stay unless another one is given.
 
     Example: `edgeexit calibrator register quickstart/bundle --fleet shop --cohort cameras --max-risk 0.05`
     """
@@ -60,6 +72,8 @@ def register_command(
 
     if not 0 < max_latency_quantile < 1:
         raise ConfigError(f"--max-latency-quantile {max_latency_quantile:g} must be between 0 and 1, e.g. 0.99")
+    if budget_ms is not None and no_budget:
+        raise ConfigError(f"--budget-ms {budget_ms:g} and --no-budget exclude each other; give one of them")
     bound = None if max_latency_ms is None else LatencyBound(quantile=max_latency_quantile, ms=max_latency_ms)
     checked_goal("--max-risk, --delta", MaxRisk(risk=max_risk, delta=delta))
     opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
@@ -77,17 +91,35 @@ def register_command(
         user=current_user(),
         costs=costs,
         max_latency=bound,
+        budget_ms=budget_ms,
+        no_budget=no_budget,
     )
     store.close()
-    if costs.rejected:
+    if costs.rejected and not result.costs.devices:
         warn(f"{rejected_profile(bundle, costs)}. Costs are multiply-accumulates")
     change = "new revision" if result.is_new_revision else "unchanged revision"
     console.print(
         f"registered {printable(opened.manifest.model)} for {result.cohort}: "
         f"maximum disagreement {percent(max_risk)} with probability {100 * (1 - delta):g} %; {change} {result.revision}"
     )
+    _print_budget(result, is_kept=budget_ms is None)
     _warn_about_policy(result, max_risk)
     next_step(f"edgeexit calibrator run --fleet {fleet} --database {store.name} --key calibrator.key")
+
+
+def _print_budget(result: "RegistrationResult", *, is_kept: bool) -> None:
+    """Print the budget and the costs with which it is compared, if there is one."""
+    if result.budget_ms is None:
+        return
+    kept = ", as registered before (--no-budget removes it)" if is_kept else ""
+    console.print(f"budget {result.budget_ms:g} ms per sample{kept}; costs of the exits: {costs_text(result.costs)}")
+    if result.costs.unit != "ms":
+        warn("the budget has no effect until the costs are in ms: profile the bundle, or devices of the cohort")
+    elif result.budget_ms >= result.costs.cumulative[-1]:
+        warn(
+            f"every policy meets the budget, full depth too, which costs {result.costs.cumulative[-1]:.3g} ms; the "
+            "calibrator will choose full depth, the safest one"
+        )
 
 
 def _warn_about_policy(result: "RegistrationResult", max_risk: float) -> None:

@@ -23,7 +23,7 @@ def explain(url, *arguments):
 
 def lines_of(output):
     """Return the text of each labelled line."""
-    labels = ("policy", "cost", "bolder", "alarm", "audits", "changes")
+    labels = ("policy", "cost", "budget", "bolder", "alarm", "audits", "changes")
     return {line.split()[0]: line.partition(" ")[2].strip() for line in output.splitlines() if line.startswith(labels)}
 
 

@@ -1,0 +1,19 @@
+"""How the calibrator's commands show the costs of a cohort and its budget."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeexit_calibration import CohortCosts
+
+
+def costs_text(costs: "CohortCosts") -> str:
+    """Return the cost of each exit with its unit and source, e.g. `1.2 / 3.4 ms (median of 12 devices)`."""
+    unit = "ms" if costs.unit == "ms" else "multiply-accumulates"
+    return f"{' / '.join(f'{cost:.3g}' for cost in costs.cumulative)} {unit} ({source_text(costs)})"
+
+
+def source_text(costs: "CohortCosts") -> str:
+    """Return where the costs come from."""
+    if not costs.devices:
+        return "registered"
+    return "measured by 1 device" if costs.devices == 1 else f"median of {costs.devices} devices"
