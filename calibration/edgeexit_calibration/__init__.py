@@ -35,6 +35,7 @@ from edgeexit_calibration.views.field_costs import CohortCosts
 from edgeexit_calibration.views.fleet_status import CalibratorStatus, CohortStatus, FleetSummary, status
 from edgeexit_calibration.views.history import EventView, PolicyView, device_events, events, policy_history
 from edgeexit_calibration.views.metrics import (
+    Accuracy,
     Disagreement,
     ExitMix,
     audit_watermark,
@@ -47,6 +48,7 @@ from edgeexit_calibration.views.trend import Trend, TrendPoint, trend
 
 __all__ = [
     "AcceptedRevision",
+    "Accuracy",
     "Attention",
     "Backup",
     "BolderPolicy",

@@ -83,6 +83,8 @@ def _impossible_readouts(audits: Sequence[AuditToCheck], places: Sequence[int]) 
         highest = int(audit.samples.predictions.max())
         if audit.classes is not None and highest >= audit.classes:
             yield place, f"prediction {highest}, but the model has {audit.classes} classes"
+        elif audit.classes is not None and (highest := int(audit.samples.labels.max())) >= audit.classes:
+            yield place, f"label {highest}, but the model has {audit.classes} classes"
 
 
 def _impossible_decisions(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection
 
-from edgeexit.policies.readout import COLUMNS, Array, readouts_to_bytes
+from edgeexit.policies.readout import COLUMNS, TOP1, Array, readouts_to_bytes
 from edgeexit.wire import Audit
 from edgeexit.wire.audit_parts import missing_parts, related_sequences
 from edgeexit_calibration.ingest.bulk_write import (
@@ -30,6 +30,8 @@ from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, AuditT
 _AUDITS: Final = table_of(AuditRow)
 _SAMPLES: Final = table_of(AuditedSampleRow)
 _TOTALS: Final = table_of(AuditTotalRow)
+_COUNTS: Final = ("samples", "disagreeing", "loss", "labelled", "correct", "final_correct")
+"""The columns of `AuditTotalRow` that count."""
 _PLACE_GAP: Final = 3
 """The numbers of the parts of two successive audits are at most so far apart."""
 _BYTES_PER_EXIT: Final = 4 * len(COLUMNS)
@@ -79,24 +81,21 @@ def store_audits(connection: Connection, audits: Sequence[AcceptedAudit], *, now
     ]
     insert_rows(connection, _AUDITS, ("id", "device_id", "start", "sequence", "received_at"), rows)
     sample_rows: list[tuple[Any, ...]] = []
-    totals: defaultdict[tuple[int, int, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
+    totals: defaultdict[tuple[int, int, str], list[float]] = defaultdict(lambda: [0] * len(_COUNTS))
     for number, accepted in zip(numbers, new, strict=True):
         of_audit = list(_sample_rows(number, accepted))
         sample_rows += of_audit
         if accepted.device.counted:
             total = totals[accepted.cohort_id, accepted.audit.revision, accepted.device.address.shard]
-            total[0] += len(of_audit)
-            disagreeing = sum(row[_DISAGREES] for row in of_audit)
-            total[1] += disagreeing
-            differing = accepted.samples.differing
-            total[2] += disagreeing if differing is None else _map_loss(differing, accepted.samples.exits)
+            for index, count in enumerate(_counts(accepted.samples, of_audit)):
+                total[index] += count
     insert_rows(connection, _SAMPLES, _SAMPLE_COLUMNS, sample_rows)
     upsert_rows(
         connection,
         _TOTALS,
-        ("cohort_id", "revision", "writer", "samples", "disagreeing", "loss"),
+        ("cohort_id", "revision", "writer", *_COUNTS),
         [(*key, *total) for key, total in totals.items()],
-        added=("samples", "disagreeing", "loss"),
+        added=_COUNTS,
     )
     return new
 
@@ -145,6 +144,16 @@ _DISAGREES: Final = _SAMPLE_COLUMNS.index("disagrees")
 def _map_loss(differing: Array, exits: npt.NDArray[np.int64]) -> float:
     """Return the sum of the fractions [n, K] of maps that differ, each at the exit [n] of its sample."""
     return float(differing[np.arange(len(exits)), exits].sum(dtype=np.float64))
+
+
+def _counts(samples: SampleArrays, rows: Sequence[tuple[Any, ...]]) -> tuple[float, ...]:
+    """Return the counts of an audit with these rows, see `_COUNTS`."""
+    disagreeing = sum(row[_DISAGREES] for row in rows)
+    loss = disagreeing if samples.differing is None else _map_loss(samples.differing, samples.exits)
+    known = samples.labels >= 0
+    correct = known & (samples.predictions == samples.labels)
+    final_correct = known & (samples.readouts[:, -1, TOP1] == samples.labels)
+    return len(samples.exits), disagreeing, loss, int(known.sum()), int(correct.sum()), int(final_correct.sum())
 
 
 def _sample_rows(audit_id: int, accepted: AcceptedAudit) -> Iterable[tuple[Any, ...]]:

@@ -24,6 +24,8 @@ class SampleArrays(NamedTuple):
     """Scores and predictions of a policy that reads the probabilities of all classes, if all samples contain them."""
     differing: Array | None
     """[n, K] fractions of the maps that differ from the final exit's, if all samples contain them."""
+    labels: npt.NDArray[np.int64]
+    """[n] true class of each sample, -1 if it is not known."""
 
 
 def arrays_of(samples: Sequence[AuditedSample]) -> SampleArrays:
@@ -40,12 +42,14 @@ def arrays_of(samples: Sequence[AuditedSample]) -> SampleArrays:
     readouts[:, :, P2] = [sample.p2 for sample in samples]
     readouts[:, :, ENTROPY] = [sample.entropy for sample in samples]
     differing = [sample.differing for sample in samples if sample.differing is not None]
+    labels = [-1 if sample.label is None else sample.label for sample in samples]
     return SampleArrays(
         readouts,
         np.array(exits, np.int64),
         np.array(predictions, np.int64),
         _scored(samples),
         np.array(differing, np.float32) if len(differing) == len(samples) else None,
+        np.array(labels, np.int64),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import msgspec
 from sqlalchemy.orm import Session
 
+from edgeexit.policies.document import Loss
 from edgeexit_calibration.ingest.enrolment import Enrolment
 from edgeexit_calibration.recalibrate.found_devices import devices_set_aside
 from edgeexit_calibration.recalibrate.guarantee import DEFAULT_MIN_GAIN, GuaranteeRules
@@ -46,6 +47,7 @@ def rules_of(
     bounds = PolicyBounds() if found is None else found.bounds
     return GuaranteeRules(
         risk=registration.risk,
+        loss=msgspec.convert(registration.loss, Loss),
         delta=registration.delta,
         costs=costs.cumulative,
         budget=registration.budget_ms if costs.unit == "ms" else None,

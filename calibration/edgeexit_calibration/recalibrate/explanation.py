@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from edgeexit.errors import EdgeExitError
 from edgeexit.fitting.change_monitor import detection_bound
 from edgeexit.fitting.path_test import PathTest, samples_to_certify
+from edgeexit.policies.document import Loss
 from edgeexit_calibration.recalibrate.audit_rate import useful_audits
 from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, outcomes, point_exits, simulated
 from edgeexit_calibration.recalibrate.budget_state import BudgetState, PointUnderTest, budget_state
@@ -26,6 +27,7 @@ from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import AuditedSampleRow, RegistrationRow
 from edgeexit_calibration.views.field_costs import CohortCosts, costs_in_use
 from edgeexit_calibration.views.history import PolicyView, policy_history
+from edgeexit_calibration.views.metrics import Accuracy, accuracy_of
 
 _CHANGES: Final = 5
 _MAX_NEW_AUDITS: Final = 20_000
@@ -57,6 +59,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     exits: tuple[str, ...]
     risk: float
     delta: float
+    loss: Loss
+    """What `risk` bounds."""
     policy: PolicyView
     """The policy in force."""
     epoch: int
@@ -69,6 +73,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """[K] exit mix of the policy in force on the newest audits of the epoch; null without audits."""
     cost: float | None
     """Its mean cost as a fraction of that of full depth; null without audits."""
+    accuracy: Accuracy
+    """Of the policy in force and of full depth, on the newest audits of the epoch that have a label."""
     bolder: BolderPolicy | None
     """The next policy that saves enough; null if no policy under test does, if none can be certified, and within the
     budget."""
@@ -123,13 +129,15 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
             )
         revisions = comparable_revisions(session, found.id, stored.state.policy)
         used = stored.state.used_revisions
-        reader = AuditReader(found.id, stored.state.policy, revisions, used)
+        reader = AuditReader(found.id, stored.state.policy, revisions, used, loss=stored.rules.loss)
         costs = costs_in_use(registration)
         rules = msgspec.structs.replace(
             stored.rules, costs=costs.cumulative, budget=registration.budget_ms if costs.unit == "ms" else None
         )
         state, alarm_raised = _up_to_date(session, reader, stored.state, rules)
         recent = reader.newest(session, first=state.first, last=state.last, limit=COMPARED_AUDITS)
+        labelled_reader = AuditReader(found.id, stored.state.policy, revisions, used, loss="error")
+        labelled = labelled_reader.newest(session, first=state.first, last=state.last, limit=COMPARED_AUDITS)
         rate = _audits_per_hour(session, reader, now)
     exit_rates, cost, points = _on_audits(state, rules, recent)
     return Explanation(
@@ -137,12 +145,14 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
         exits=tuple(registration.exits),
         risk=rules.risk,
         delta=rules.delta,
+        loss=rules.loss,
         policy=changes[-1],
         epoch=state.epoch,
         audits=state.audits,
         audits_per_hour=rate,
         exit_rates=exit_rates,
         cost=None if cost is None else cost / rules.costs[-1],
+        accuracy=_accuracy(state, labelled),
         bolder=_bolder(cost, points, rules),
         costs=costs,
         budget=_budget(registration, cost if costs.unit == "ms" else None, points),
@@ -200,6 +210,13 @@ def _bolder(cost: float | None, points: list[PointUnderTest], rules: GuaranteeRu
 
 def _budget(registration: RegistrationRow, cost_ms: float | None, points: list[PointUnderTest]) -> BudgetState | None:
     return None if registration.budget_ms is None else budget_state(registration.budget_ms, cost_ms, points)
+
+
+def _accuracy(state: Guarantee, labelled: Audits) -> Accuracy:
+    """Return the accuracy of the policy in force and of full depth on audits with labels."""
+    correct = 1 - outcomes(state.policy, labelled, [state.policy.thresholds, state.path[0]], "error").losses
+    in_force, final = correct.sum(axis=0).tolist()
+    return accuracy_of(len(labelled.ids), int(in_force), int(final))
 
 
 def _audits_missing(test: PathTest, mean_losses: npt.NDArray[Any]) -> list[int | None]:

@@ -154,7 +154,7 @@ def store_postponement(database: Database, current: CurrentPolicy, change: Polic
 
 def _reason(change: PolicyChange, rules: GuaranteeRules) -> str:
     if change.alarm is not None:
-        return f"stepped back: disagreement above {100 * rules.risk:g} % since audit {change.alarm.change_position}"
+        return f"stepped back: {rules.loss} above {100 * rules.risk:g} % since audit {change.alarm.change_position}"
     if change.kind == "within bounds":
         return f"within the bounds: at least {100 * rules.min_final_exits:g} % of the samples reach the final exit"
     certified = f"certified on {change.certificate.samples} audits"

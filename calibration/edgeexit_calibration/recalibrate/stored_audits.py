@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from edgeexit.policies import Policy
+from edgeexit.policies.document import Loss
 from edgeexit.policies.readout import readouts_from_bytes
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.used_revisions import UsedRevisions
@@ -24,13 +25,17 @@ class AuditReader:
         policy: its temperatures and its number of exits are those of the audits.
         revisions: whose audits are comparable, see `cohorts.comparable_revisions`.
         used: which of them are used.
+        loss: if it needs labels, only audits with a label are read.
 
     """
 
-    def __init__(self, cohort_id: int, policy: Policy, revisions: Sequence[int], used: UsedRevisions) -> None:
+    def __init__(
+        self, cohort_id: int, policy: Policy, revisions: Sequence[int], used: UsedRevisions, *, loss: Loss
+    ) -> None:
         self._cohort_id = cohort_id
         self._policy = policy
         self._revisions = revisions
+        self._loss: Loss = loss
         self._query = (
             select(
                 AuditedSampleRow.id,
@@ -38,6 +43,7 @@ class AuditReader:
                 AuditedSampleRow.readouts,
                 AuditedSampleRow.scores,
                 AuditedSampleRow.differing,
+                AuditedSampleRow.label,
             )
             .join(AuditRow, AuditRow.id == AuditedSampleRow.audit_id)
             .where(AuditedSampleRow.cohort_id == cohort_id, AuditedSampleRow.exits == policy.exits)
@@ -45,10 +51,12 @@ class AuditReader:
         )
         if policy.reads_probabilities:
             self._query = self._query.where(AuditedSampleRow.scores.is_not(None))
+        if needs_labels(loss):
+            self._query = self._query.where(AuditedSampleRow.label.is_not(None), AuditedSampleRow.differing.is_(None))
 
     def following(self, revision: int, used: UsedRevisions) -> "AuditReader":
         """Return a reader for the time after a comparable revision was issued."""
-        return AuditReader(self._cohort_id, self._policy, [*self._revisions, revision], used)
+        return AuditReader(self._cohort_id, self._policy, [*self._revisions, revision], used, loss=self._loss)
 
     def oldest(self, session: Session, *, after: int, until: int, limit: int) -> Audits:
         """Return the oldest `limit` audits with ids above `after`, up to `until`."""
@@ -71,7 +79,7 @@ class AuditReader:
     def _audits(
         self,
         session: Session,
-        query: Select[int, int, bytes, bytes | None, bytes | None],
+        query: Select[int, int, bytes, bytes | None, bytes | None, int | None],
         *,
         newest_first: bool = False,
     ) -> Audits:
@@ -82,6 +90,7 @@ class AuditReader:
             np.array([row.id for row in rows], np.int64),
             np.array([row.device_id for row in rows], np.int64),
             readouts_from_bytes(b"".join(row.readouts for row in rows), self._policy.exits),
+            labels=np.array([-1 if row.label is None else row.label for row in rows], np.int64),
         )
         if rows and rows[0].differing is not None:
             content = b"".join(row.differing for row in rows)
@@ -99,6 +108,11 @@ def _is_of_task(cohort_id: int) -> ColumnElement[bool]:
     """
     task = select(RegistrationRow.task).where(RegistrationRow.cohort_id == cohort_id).scalar_subquery()
     return AuditedSampleRow.differing.is_(None) == (task == "classification")
+
+
+def needs_labels(loss: Loss) -> bool:
+    """Return whether the true class of a sample must be known for this loss."""
+    return loss != "disagreement"
 
 
 def _is_one_of(revisions: Sequence[int]) -> ColumnElement[bool]:

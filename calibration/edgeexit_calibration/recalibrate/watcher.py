@@ -4,7 +4,7 @@ Only audits of devices that counted when they arrived are used (see `enrolment.i
 
 The state of a guarantee is stored with every change of the policy, and otherwise every few minutes, so a process that
 starts or takes over continues from there with the audits of higher ids. It begins anew if a user has registered another
-policy, risk or delta; it does not if the same policy was stored under another number.
+policy, loss, risk or delta; it does not if the same policy was stored under another number.
 """
 
 import logging
@@ -208,7 +208,7 @@ class Watcher:
         return _WatchedCohort(
             current=current,
             state=state,
-            reader=AuditReader(cohort_id, document.policy, revisions, state.used_revisions),
+            reader=AuditReader(cohort_id, document.policy, revisions, state.used_revisions, loss=rules.loss),
             read_until=state.last,
             saved=saved,
             saved_at=saved_at,
@@ -320,4 +320,4 @@ def _used_from_the_beginning(session: Session, cohort_id: int, revision: int) ->
 
 def _is_same(rules: GuaranteeRules, other: GuaranteeRules) -> bool:
     """Return True if the same is guaranteed; costs and the options of the service may differ."""
-    return (rules.risk, rules.delta) == (other.risk, other.delta)
+    return (rules.loss, rules.risk, rules.delta) == (other.loss, other.risk, other.delta)

@@ -10,7 +10,7 @@ from edgeexit.bundle import Bundle, Costs
 from edgeexit.errors import BundleError
 from edgeexit.fitting import samples_needed
 from edgeexit.policies import PolicyDocument, decode_document, encode_document
-from edgeexit.policies.document import LatencyBound
+from edgeexit.policies.document import Certificate, LatencyBound, Loss
 from edgeexit.wire import MAX_BYTES, check_name
 from edgeexit_calibration.service.budget import checked_budget, costs_now
 from edgeexit_calibration.store.cohorts import (
@@ -35,18 +35,28 @@ class RegistrationResult(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a registration."""
 
     cohort: CohortAddress
+    loss: Loss
     revision: int
     """The cohort's current revision."""
     is_new_revision: bool
-    """False if the bundle's policy was already registered; then only the risk may have changed."""
-    certified_risk: float | None
-    """The risk in the certificate of the bundle's policy; None if it has no certificate."""
+    """False if the bundle's policy was already registered; then only the risk or the loss may have changed."""
+    certificate: Certificate | None
+    """The certificate of the current revision."""
     policy: str
-    """Kind of the bundle's policy."""
+    """Kind of its policy."""
     costs: CohortCosts
     """The costs with which policies are compared."""
     budget_ms: float | None
     """Bound on the mean cost of a sample; None: the cost is to be as low as possible."""
+
+    @property
+    def certified_risk(self) -> float | None:
+        """The bound on the registered loss that follows from the certificate; None: it says nothing about this loss.
+
+        The regret of a sample is at most its disagreement, and at most its error.
+        """
+        certificate = self.certificate
+        return certificate.risk if certificate is not None and self.loss in (certificate.loss, "regret") else None
 
 
 def register(
@@ -58,6 +68,7 @@ def register(
     risk: float,
     delta: float,
     user: str,
+    loss: Loss = "disagreement",
     costs: Costs | None = None,
     max_latency: LatencyBound | None = None,
     budget_ms: float | None = None,
@@ -73,10 +84,12 @@ def register(
         bundle: must contain a policy.
         fleet: name of the fleet.
         cohort: label of the cohort in the fleet.
-        risk: upper bound on the fraction of predictions that differ from the final exit's, 0 to 1; for segmentation and
-            tagging, on the mean fraction of the pixels or tokens.
+        risk: upper bound on the expected loss, 0 to 1; for segmentation and tagging, on the mean fraction of the pixels
+            or tokens that differ.
         delta: probability with which the bound may fail, 0 to 1.
         user: name of the user, for the audit log.
+        loss: what is bounded. If it is not the registered one, the guarantee begins anew; if it needs labels, only
+            audits with a label count.
         costs: costs of the exits; default: `Bundle.costs`.
         max_latency: a device on which the policy breaks this bound reverts it; default: the bound of the bundle's
             policy, or else the one that is registered.
@@ -94,6 +107,11 @@ def register(
     document = bundle.policy()
     if document is None:
         raise BundleError(f"bundle '{bundle.path}' has no policy; run `edgeexit fit` first")
+    if bundle.manifest.has_maps and loss != "disagreement":
+        raise BundleError(
+            f"bundle '{bundle.path}' is a {bundle.manifest.task} model, whose audits contain no labels, which the loss "
+            f"'{loss}' needs; register it with the loss 'disagreement'"
+        )
     unit, cumulative, _ = bundle.costs() if costs is None else costs
     if len(cumulative) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *cumulative))):
         raise BundleError(
@@ -122,13 +140,15 @@ def register(
             reason = "registered again with a new policy"
         elif known.max_latency != bound:  # a policy of the calibrator stays
             reason, document = "registered again with another latency bound", known
+        in_force = document if known is None or reason is not None else known
         if registration is None:
             registration = RegistrationRow(cohort_id=row.id)
             session.add(registration)
         registration.model, registration.exits = bundle.manifest.model, list(bundle.manifest.exits)
         registration.task = bundle.manifest.task
         registration.costs, registration.cost_unit = list(cumulative), unit
-        registration.risk, registration.delta, registration.bundle_policy = risk, delta, content
+        registration.risk, registration.delta, registration.loss = risk, delta, loss
+        registration.bundle_policy = content
         registration.registered_by, registration.registered_at = user, now
         costs_used = costs_now(session, row, registration, now=now)
         kept = None if no_budget else registration.budget_ms
@@ -146,7 +166,7 @@ def register(
                 now=now,
             )
         details = {
-            "risk": risk, "delta": delta, "revision": revision, "costs": cumulative, "cost_unit": unit,
+            "risk": risk, "delta": delta, "loss": loss, "revision": revision, "costs": cumulative, "cost_unit": unit,
             "budget_ms": budget,
         }  # fmt: skip
         add_event(session, row.id, "registered", details, actor=user, now=now)
@@ -154,8 +174,9 @@ def register(
         cohort=address,
         revision=revision,
         is_new_revision=reason is not None,
-        certified_risk=None if document.certificate is None else document.certificate.risk,
-        policy=document.policy.kind,
+        loss=loss,
+        certificate=in_force.certificate,
+        policy=in_force.policy.kind,
         costs=costs_used,
         budget_ms=budget,
     )

@@ -148,6 +148,8 @@ class RegistrationRow(TableBase):
     """`ms` (measured) or `macs` (counted)."""
     risk: Mapped[float]
     delta: Mapped[float]
+    loss: Mapped[str] = mapped_column(default="disagreement")
+    """What `risk` bounds, a `policies.document.Loss`."""
     bundle_policy: Mapped[str]
     """JSON of the policy document in the bundle at the latest registration."""
     registered_by: Mapped[str]
@@ -280,6 +282,10 @@ class AuditTotalRow(TableBase):
     disagreeing: Mapped[int]
     loss: Mapped[float]
     """Sum of the disagreement of the samples: 1 for each that disagrees; for maps, the fraction that differs."""
+    labelled: Mapped[int] = mapped_column(default=0)
+    """Samples whose true class is known; of them, those with a right prediction and with a right one at full depth:"""
+    correct: Mapped[int] = mapped_column(default=0)
+    final_correct: Mapped[int] = mapped_column(default=0)
 
 
 class ShardRow(TableBase):
@@ -309,7 +315,11 @@ class AuditedSampleRow(TableBase):
     """A sample that was run to full depth. `id` increases in the order of arrival, in which the watcher reads."""
 
     __tablename__ = "audited_sample"
-    __table_args__ = (Index(None, "cohort_id", "id"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        Index(None, "cohort_id", "id"),
+        partial_index("ix_audited_sample_labelled", "cohort_id", "id", where="label IS NOT NULL"),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(LONG_ID, primary_key=True)
     audit_id: Mapped[int] = mapped_column(LONG_ID, ForeignKey("audit.id"), index=True)

@@ -17,7 +17,7 @@ from edgeexit_calibration.views.device_attention import device_attention
 from edgeexit_calibration.views.device_counts import DeviceCount, count_devices
 from edgeexit_calibration.views.device_views import FleetView, fleet_drops
 from edgeexit_calibration.views.field_costs import CohortCosts
-from edgeexit_calibration.views.metrics import Disagreement, ExitMix
+from edgeexit_calibration.views.metrics import Accuracy, Disagreement, ExitMix
 from edgeexit_calibration.views.names import check_fleet, fleet_names
 from edgeexit_calibration.views.processes import FleetProcesses, fleet_processes, process_attention
 
@@ -46,6 +46,7 @@ class CohortStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     cohort: CohortView
     disagreement: Disagreement
+    accuracy: Accuracy
     exit_mix: ExitMix
     exit_rates: tuple[float, ...] | None
     mean_cost_ms: float | None
@@ -139,12 +140,11 @@ def _cohort_statuses(session: Session, cohorts: Mapping[int, CohortView]) -> dic
     return {
         key: CohortStatus(
             cohort=cohorts[key],
-            disagreement=disagreement,
-            exit_mix=mix,
-            exit_rates=mix.rates,
-            mean_cost_ms=_mean_cost_ms(mix.rates, cohorts[key].costs),
+            **found._asdict(),
+            exit_rates=found.exit_mix.rates,
+            mean_cost_ms=_mean_cost_ms(found.exit_mix.rates, cohorts[key].costs),
         )
-        for key, (mix, disagreement) in metrics.items()
+        for key, found in metrics.items()
     }
 
 

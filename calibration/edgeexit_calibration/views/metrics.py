@@ -73,6 +73,24 @@ class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
     """What disagrees; the cohort's bundle decides it. `samples` if the cohort is not registered."""
 
 
+class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
+    """The fraction of right predictions over the audited samples whose true class is known."""
+
+    samples: int
+    """Number of these samples."""
+    observed: float | None
+    """Of the policy; null without samples."""
+    full_depth: float | None
+    """Of the final exit, on the same samples."""
+
+
+def accuracy_of(samples: int, correct: int, final_correct: int) -> Accuracy:
+    """Return the accuracy of samples of which so many have a right prediction."""
+    if not samples:
+        return Accuracy(samples=0, observed=None, full_depth=None)
+    return Accuracy(samples=samples, observed=correct / samples, full_depth=final_correct / samples)
+
+
 def exit_mix(database: Database, cohort: CohortAddress, *, revision: int | None = None) -> ExitMix:
     """Return the exit mix and the latency of the samples that devices reported under a revision (None: under all)."""
     with database.reading() as session:

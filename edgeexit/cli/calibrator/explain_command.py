@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from edgeexit.cli.calibrator.cost_text import costs_text
+from edgeexit.cli.calibrator.loss_texts import LOSS_TEXTS, LOSSES_OF_SAMPLES
 from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption, JsonOption
 from edgeexit.cli.calibrator.status_rows import mix_text
 from edgeexit.console import console, next_step, print_json, printable
 from edgeexit.formatting import percent
 
 if TYPE_CHECKING:
-    from edgeexit_calibration import BudgetState, Explanation, PolicyView
+    from edgeexit_calibration import Accuracy, BudgetState, Explanation, PolicyView
 
 _TIME: Final = "%Y-%m-%d %H:%M:%S UTC"
 _HOURS_PER_DAY: Final = 24
@@ -48,7 +49,7 @@ def explain_command(
     console.print(
         printable(
             f"{found.address}: with confidence {percent(1 - found.delta)}, at most {percent(found.risk)} of the "
-            "predictions differ from the final exit's"
+            f"predictions {LOSS_TEXTS[found.loss]}"
         ),
         soft_wrap=True,
     )
@@ -66,6 +67,7 @@ def explanation_lines(found: "Explanation") -> list[tuple[str, str]]:
         ("cost", _cost(found)),
         ("costs", costs_text(found.costs)),
         *([] if found.budget is None else [("budget", _budget(found, found.budget))]),
+        *([("accuracy", _accuracy(found.accuracy))] if found.accuracy.samples else []),
         ("bolder", _bolder(found)),
         ("alarm", _alarm(found)),
         *_raised_audits(found),
@@ -80,8 +82,8 @@ def _policy(policy: "PolicyView") -> str:
     if certificate is None:
         return text + "it has no certificate"
     return (
-        f"{text}certificate: {percent(certificate.observed)} of {certificate.samples:,} samples differed, the risk is "
-        f"at most {percent(certificate.upper_bound)}"
+        f"{text}certificate: {percent(certificate.observed)} of {certificate.samples:,} samples "
+        f"{LOSSES_OF_SAMPLES[certificate.loss]}, the risk is at most {percent(certificate.upper_bound)}"
     )
 
 
@@ -112,6 +114,13 @@ def _budget(found: "Explanation", budget: "BudgetState") -> str:
     return text + "no policy under test can be certified to meet it: allow a higher --max-risk or --budget-ms"
 
 
+def _accuracy(accuracy: "Accuracy") -> str:
+    return (
+        f"{percent(accuracy.observed or 0)} right, full depth {percent(accuracy.full_depth or 0)}, on the newest "
+        f"audits with a label ({accuracy.samples:,})"
+    )
+
+
 def _bolder(found: "Explanation") -> str:
     bolder = found.bolder
     if found.budget is not None and found.budget.is_met:
@@ -133,13 +142,11 @@ def _alarm(found: "Explanation") -> str:
     if found.alarm_raised:
         return "raised by the newest audits; the calibrator steps back at its next check, if it runs"
     if all(threshold is None for threshold in found.policy.thresholds):
-        return "none: at full depth, no prediction differs"
+        return f"none: at full depth, no predictions {LOSS_TEXTS[found.loss]}"
+    condition = f"{percent(found.raised_risk)} of the predictions {LOSS_TEXTS[found.loss]}"
     if found.alarm_within is None:
-        return f"not within a million audits if {percent(found.raised_risk)} of the predictions differ"
-    return (
-        f"within {_audits(found, found.alarm_within)} if {percent(found.raised_risk)} of the predictions differ, with "
-        f"probability {percent(1 - found.delta)}"
-    )
+        return f"not within a million audits if {condition}"
+    return f"within {_audits(found, found.alarm_within)} if {condition}, with probability {percent(1 - found.delta)}"
 
 
 def _raised_audits(found: "Explanation") -> list[tuple[str, str]]:

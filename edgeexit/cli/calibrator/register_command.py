@@ -1,7 +1,7 @@
 """`edgeexit calibrator register`: registers a cohort with its maximum risk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,15 +15,26 @@ from edgeexit.formatting import percent
 if TYPE_CHECKING:
     from edgeexit_calibration import RegistrationResult
 
+    from edgeexit.policies.document import Loss
+
+_LOSSES: "Final[tuple[Loss, ...]]" = ("disagreement", "regret")
+
 
 def register_command(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle; it must contain a policy.")],
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")],
     cohort: Annotated[str, typer.Option(help="Name of the cohort, as in the configuration of its devices.")],
     max_risk: Annotated[
-        float, typer.Option(help="Maximum fraction of predictions that may differ from the final exit's.")
+        float, typer.Option(help="Maximum fraction of predictions that may have the loss, see --loss.")
     ] = 0.05,
     delta: Annotated[float, typer.Option(help="Probability with which the certificate may be wrong.")] = 0.1,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="What counts: `disagreement` (the prediction differs from the final exit's) or `regret` (it is wrong "
+            "where the final exit's is right; only audits with a label count)."
+        ),
+    ] = "disagreement",
     max_latency_ms: Annotated[
         float | None,
         typer.Option(
@@ -57,8 +68,8 @@ def register_command(
 ) -> None:
     """Register a cohort, so that the calibrator publishes, watches and adapts its policy.
 
-    Registering a cohort again changes its maximum risk. If the bundle has a new policy, it becomes the next revision.
-    A latency bound and a budget stay unless another one is given.
+    Registering a cohort again changes its maximum risk and its loss. If the bundle has a new policy, it becomes the
+    next revision. A latency bound and a budget stay unless another one is given.
 
     Example: `edgeexit calibrator register quickstart/bundle --fleet shop --cohort cameras --max-risk 0.05`
     """
@@ -75,6 +86,7 @@ def register_command(
     if budget_ms is not None and no_budget:
         raise ConfigError(f"--budget-ms {budget_ms:g} and --no-budget exclude each other; give one of them")
     bound = None if max_latency_ms is None else LatencyBound(quantile=max_latency_quantile, ms=max_latency_ms)
+    checked_loss = _checked_loss(loss)
     checked_goal("--max-risk, --delta", MaxRisk(risk=max_risk, delta=delta))
     opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
     costs = opened.costs(force=force)
@@ -88,6 +100,7 @@ def register_command(
         cohort=cohort,
         risk=max_risk,
         delta=delta,
+        loss=checked_loss,
         user=current_user(),
         costs=costs,
         max_latency=bound,
@@ -100,7 +113,7 @@ def register_command(
     change = "new revision" if result.is_new_revision else "unchanged revision"
     console.print(
         f"registered {printable(opened.manifest.model)} for {result.cohort}: "
-        f"maximum disagreement {percent(max_risk)} with probability {100 * (1 - delta):g} %; {change} {result.revision}"
+        f"maximum {loss} {percent(max_risk)} with probability {100 * (1 - delta):g} %; {change} {result.revision}"
     )
     _print_budget(result, is_kept=budget_ms is None)
     _warn_about_policy(result, max_risk)
@@ -122,13 +135,26 @@ def _print_budget(result: "RegistrationResult", *, is_kept: bool) -> None:
         )
 
 
+def _checked_loss(loss: str) -> "Loss":
+    from edgeexit.errors import ConfigError
+
+    for known in _LOSSES:
+        if loss == known:
+            return known
+    raise ConfigError(f"--loss '{loss}' is not known; use one of {', '.join(_LOSSES)}")
+
+
 def _warn_about_policy(result: "RegistrationResult", max_risk: float) -> None:
-    """Warn if the bundle's policy has no certificate for the maximum risk."""
-    if result.certified_risk is None or result.certified_risk > max_risk:
-        known = (
-            "not certified" if result.certified_risk is None else f"certified for {percent(result.certified_risk)} only"
-        )
-        warn(
-            f"the bundle's policy is {known}; it stays in use until audits show a disagreement above "
-            f"{percent(max_risk)}"
-        )
+    """Warn if the current policy has no certificate for the maximum risk."""
+    if result.certified_risk is not None and result.certified_risk <= max_risk:
+        return
+    if result.certificate is None:
+        known = "not certified"
+    elif result.certified_risk is None:
+        known = f"certified for its {result.certificate.loss}, which says nothing about its {result.loss}"
+    else:
+        known = f"certified for {percent(result.certified_risk)} only"
+    warn(
+        f"the policy of revision {result.revision} is {known}; it stays in use until the "
+        f"{result.loss} of audits exceeds {percent(max_risk)}"
+    )

@@ -28,7 +28,7 @@ def status_command(
 ) -> None:
     """Show what needs attention; then fleets and cohorts: devices, revision, agreement, exit mix, latency.
 
-    `edgeexit calibrator devices` lists devices.
+    Where devices send labels, the accuracy follows. `edgeexit calibrator devices` lists devices.
 
     Example: `edgeexit calibrator status --database calibrator.sqlite`
     """
@@ -61,6 +61,10 @@ def _print_cohorts(found: "CalibratorStatus") -> None:
     metrics = status_rows.metric_cells if is_wide else status_rows.narrow_metric_cells
     columns = status_rows.METRIC_COLUMNS if is_wide else status_rows.NARROW_METRIC_COLUMNS
     print_table("Current revisions", columns, [metrics(status) for status in found.cohorts])
+    labelled = [status for status in found.cohorts if status.accuracy.samples]
+    if labelled:
+        accuracies = [status_rows.accuracy_cells(status, is_wide=is_wide) for status in labelled]
+        print_table("Accuracy of current revisions", status_rows.ACCURACY_COLUMNS, accuracies)
     if (more := found.cohorts_total - len(found.cohorts)) > 0:
         console.print(f"and {more:,} more cohorts, which --cohorts {found.cohorts_total} shows\n")
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 COHORT_COLUMNS = ("cohort", "devices", "online", "up to date", "revision", "policy", "condition")
 METRIC_COLUMNS = ("cohort", "min agreement", "agreement, 95 % interval", "audits", "exit mix", "mean latency")
+ACCURACY_COLUMNS = ("cohort", "accuracy", "at full depth", "audits with labels")
 NARROW_COHORT_COLUMNS = ("cohort", "devices", "up to date", "rev.", "policy", "condition")
 NARROW_METRIC_COLUMNS = ("cohort", "min %", "agreement %", "audits", "exits %", "mean")
 
@@ -68,6 +69,13 @@ def metric_cells(status: "CohortStatus") -> Sequence[str]:
         mix_text(status.exit_rates),
         milliseconds(status.exit_mix.mean_latency_ms),
     )
+
+
+def accuracy_cells(status: "CohortStatus", *, is_wide: bool) -> Sequence[str]:
+    """Return a row of the table of accuracies."""
+    found = status.accuracy
+    values = ("-" if value is None else percent(value) for value in (found.observed, found.full_depth))
+    return (str(status.cohort.address) if is_wide else _short_name(status.cohort), *values, f"{found.samples:,}")
 
 
 def narrow_metric_cells(status: "CohortStatus") -> Sequence[str]:

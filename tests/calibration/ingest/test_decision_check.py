@@ -171,3 +171,11 @@ def test_a_lie_behind_many_samples_near_a_threshold_is_found():
     lie = audit._replace(samples=audit.samples._replace(readouts=far))
     reasons = impossible_audits([audit, lie])
     assert reasons[1].startswith("sample 240: under revision 3, exit 0, but")
+
+
+def test_a_label_that_is_no_class_of_the_model_is_impossible():
+    policy, readouts = make_policy("confidence", seed=1), wide_readouts(logits_of(3, 1))
+    audit = audit_of(policy, decide_alone(policy, readouts), readouts, classes=CLASSES)
+    known = audit._replace(samples=audit.samples._replace(labels=np.array([-1, CLASSES - 1, 0])))
+    wrong = audit._replace(samples=audit.samples._replace(labels=np.array([-1, CLASSES, 0])))
+    assert impossible_audits([known, wrong]) == {1: f"label {CLASSES}, but the model has {CLASSES} classes"}

@@ -194,7 +194,23 @@ def test_a_risk_below_the_certificates_is_a_warning(tmp_path, bundle):
         "register", bundle.path, "--fleet", FLEET, "--cohort", COHORT, "--max-risk", "0.01",
         "--database", tmp_path / "x.sqlite",
     )  # fmt: skip
-    assert "policy is certified for 10.0 %" in " ".join(result.stderr.split())
+    assert "the policy of revision 1 is certified for 10.0 % only" in " ".join(result.stderr.split())
+
+
+def test_a_loss_that_is_not_known_names_the_known_ones_and_leaves_no_database(tmp_path, bundle):
+    database = tmp_path / "x.sqlite"
+    with pytest.raises(EdgeExitError, match="--loss 'regrets' is not known; use one of disagreement, regret"):
+        invoke(
+            "register", bundle.path, "--fleet", FLEET, "--cohort", COHORT, "--loss", "regrets", "--database", database
+        )
+    assert not database.exists()
+
+
+def test_the_registered_loss_is_printed(tmp_path, bundle):
+    where = ("--fleet", FLEET, "--cohort", COHORT, "--max-risk", "0.1", "--database", tmp_path / "x.sqlite")
+    result = invoke("register", bundle.path, *where, "--loss", "regret")
+    assert "maximum regret 10.0 % with probability 90 %" in " ".join(result.output.split())
+    assert "warning" not in result.stderr
 
 
 def test_with_a_trusted_key_only_a_bundle_that_it_signed_is_registered(tmp_path):
@@ -221,7 +237,7 @@ def test_only_the_missing_certificate_of_a_policy_that_reads_all_probabilities_i
     bundle.write_policy(PolicyDocument(bundle=bundle.digest, revision=0, policy=policy))
     where = ("--fleet", FLEET, "--cohort", COHORT, "--database", tmp_path / "calibrator.sqlite")
     result = invoke("register", bundle.path, *where)
-    assert "the bundle's policy is not certified" in result.output
+    assert "the policy of revision 1 is not certified" in result.output
     assert "cannot" not in result.output
 
 

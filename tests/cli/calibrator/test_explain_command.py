@@ -61,7 +61,7 @@ def test_after_a_drift_the_lines_name_the_step_back_and_the_missing_audits(datab
     assert "stepped back: disagreement above 10 % since audit" in lines["policy"]
     assert lines["cost"].startswith("100.0 % of full depth")
     assert "are missing to certify it" in lines["bolder"]
-    assert lines["alarm"] == "none: at full depth, no prediction differs"
+    assert lines["alarm"] == "none: at full depth, no predictions differ from the final exit's"
 
 
 def test_a_raised_audit_fraction_is_named_with_its_end(database, database_url, bundle, cohort):

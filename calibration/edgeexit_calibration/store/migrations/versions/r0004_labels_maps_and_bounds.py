@@ -19,6 +19,17 @@ def upgrade() -> None:
         op.add_column("device", sa.Column(name, kind, nullable=True))
     decided = sa.text("set_aside_by IS NOT NULL")
     op.create_index("ix_device_set_aside_by", "device", ["cohort_id"], sqlite_where=decided, postgresql_where=decided)
+    loss = sa.Column("loss", sa.Text(), nullable=False, server_default="disagreement")
+    op.add_column("registration", loss)
+    for name in ("labelled", "correct", "final_correct"):
+        op.add_column("audit_total", sa.Column(name, sa.BigInteger(), nullable=False, server_default="0"))
+    op.create_index(
+        "ix_audited_sample_labelled",
+        "audited_sample",
+        ["cohort_id", "id"],
+        sqlite_where=sa.text("label IS NOT NULL"),
+        postgresql_where=sa.text("label IS NOT NULL"),
+    )
     op.create_table(
         "policy_bounds",
         sa.Column("cohort_id", sa.Integer(), nullable=False),
