@@ -19,17 +19,28 @@ from edgeexit.policies.document import Loss
 from edgeexit_calibration.recalibrate.audit_rate import useful_audits
 from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, outcomes, point_exits, simulated
 from edgeexit_calibration.recalibrate.budget_state import BudgetState, PointUnderTest, budget_state
-from edgeexit_calibration.recalibrate.guarantee import COMPARED_AUDITS, NO_GAIN, Guarantee, GuaranteeRules, advance
+from edgeexit_calibration.recalibrate.found_devices import DecidedDevice, decided_devices, devices_set_aside
+from edgeexit_calibration.recalibrate.guarantee import (
+    COMPARED_AUDITS,
+    DEFAULT_MIN_GAIN,
+    Guarantee,
+    GuaranteeRules,
+    advance,
+)
+from edgeexit_calibration.recalibrate.held_back import BoundName, held_back_by
+from edgeexit_calibration.recalibrate.policy_changes import counted_changes
 from edgeexit_calibration.recalibrate.stored_audits import AuditReader
 from edgeexit_calibration.recalibrate.stored_guarantees import read_guarantee
 from edgeexit_calibration.store.cohorts import CohortAddress, comparable_revisions, find_cohort
 from edgeexit_calibration.store.database import Database
+from edgeexit_calibration.store.policy_bounds import PolicyBounds, read_bounds
 from edgeexit_calibration.store.tables import AuditedSampleRow, RegistrationRow
 from edgeexit_calibration.views.field_costs import CohortCosts, costs_in_use
 from edgeexit_calibration.views.history import PolicyView, policy_history
 from edgeexit_calibration.views.metrics import Accuracy, accuracy_of
 
 _CHANGES: Final = 5
+_DEVICES: Final = 5
 _MAX_NEW_AUDITS: Final = 20_000
 """At most so many audits are used that the stored state has not seen."""
 _RATE_AUDITS: Final = 1000
@@ -76,8 +87,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: Accuracy
     """Of the policy in force and of full depth, on the newest audits of the epoch that have a label."""
     bolder: BolderPolicy | None
-    """The next policy that saves enough; null if no policy under test does, if none can be certified, and within the
-    budget."""
+    """The next policy within the bounds that saves enough; null if no policy under test does, if none can be
+    certified, and within the budget."""
     costs: CohortCosts
     """With which policies are compared."""
     budget: BudgetState | None
@@ -95,6 +106,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """
     alarm_raised: bool
     """Whether the newest audits raise an alarm that the calibrator has not answered yet."""
+    bounds: PolicyBounds
+    """The bounds that a user has set."""
+    held_back_by: BoundName | None
+    """The bound but for which a certified policy would be put in force; null if none holds it back."""
+    devices: tuple[DecidedDevice, ...]
+    """The first devices that are set aside or far from the cohort; the figures are those of the others."""
     changes: tuple[PolicyView, ...]
     """The newest revisions, oldest first."""
 
@@ -131,11 +148,18 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
         used = stored.state.used_revisions
         reader = AuditReader(found.id, stored.state.policy, revisions, used, loss=stored.rules.loss)
         costs = costs_in_use(registration)
+        found_bounds = read_bounds(session, found.id)
+        bounds = PolicyBounds() if found_bounds is None else found_bounds.bounds
         rules = msgspec.structs.replace(
-            stored.rules, costs=costs.cumulative, budget=registration.budget_ms if costs.unit == "ms" else None
+            _with_bounds(stored.rules, bounds, devices_set_aside(session, found.id)),
+            costs=costs.cumulative,
+            budget=registration.budget_ms if costs.unit == "ms" else None,
         )
+        changed = counted_changes(session, found.id, now=now)
+        devices = decided_devices(session, found.id, limit=_DEVICES)
         state, alarm_raised = _up_to_date(session, reader, stored.state, rules)
         recent = reader.newest(session, first=state.first, last=state.last, limit=COMPARED_AUDITS)
+        recent = recent.without(rules.set_aside)
         labelled_reader = AuditReader(found.id, stored.state.policy, revisions, used, loss="error")
         labelled = labelled_reader.newest(session, first=state.first, last=state.last, limit=COMPARED_AUDITS)
         rate = _audits_per_hour(session, reader, now)
@@ -161,7 +185,23 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
         raised_risk=_raised(rules.risk),
         alarm_within=_alarm_within(state, rules),
         alarm_raised=alarm_raised,
+        bounds=bounds,
+        held_back_by=held_back_by(state, rules, recent, changes=changed),
+        devices=devices,
         changes=tuple(changes),
+    )
+
+
+def _with_bounds(rules: GuaranteeRules, bounds: PolicyBounds, set_aside: tuple[int, ...]) -> GuaranteeRules:
+    """Return the rules under which the state was stored, with what users have decided since."""
+    own_changes = bounds.max_changes_per_day
+    return msgspec.structs.replace(
+        rules,
+        frozen=bounds.frozen,
+        min_final_exits=bounds.min_final_exits,
+        min_gain=DEFAULT_MIN_GAIN if bounds.min_gain is None else bounds.min_gain,
+        max_changes_per_day=rules.max_changes_per_day if own_changes is None else own_changes,
+        set_aside=set_aside,
     )
 
 
@@ -175,7 +215,7 @@ def _up_to_date(
 
     newest = session.scalar(select(func.max(AuditedSampleRow.id))) or 0
     audits = reader.oldest(session, after=state.last, until=newest, limit=_MAX_NEW_AUDITS)
-    advanced, change = advance(state, audits, history, msgspec.structs.replace(rules, min_gain=NO_GAIN))
+    advanced, change = advance(state, audits, history, msgspec.structs.replace(rules, frozen=True))
     return (advanced, False) if change is None else (state, True)
 
 
@@ -192,13 +232,16 @@ def _on_audits(
     for path in state.paths:
         outcome = outcomes(state.policy, recent, path.thresholds, rules.loss)
         missing = _audits_missing(path.test, outcome.losses.mean(axis=0))
-        points += map(PointUnderTest, mean_costs(outcome.exits, rules.costs).tolist(), missing)
+        costs = mean_costs(outcome.exits, rules.costs)
+        finals = (outcome.exits == state.policy.exits - 1).mean(axis=0)
+        of_path = zip(costs.tolist(), finals.tolist(), missing, strict=True)
+        points += [PointUnderTest(own, audits) for own, final, audits in of_path if final >= rules.min_final_exits]
     return rates, cost, points
 
 
 def _bolder(cost: float | None, points: list[PointUnderTest], rules: GuaranteeRules) -> BolderPolicy | None:
     """Return the next policy that is put in force for its cost, as it can be certified; None: none."""
-    if cost is None or (rules.budget is not None and cost <= rules.budget):
+    if cost is None or rules.frozen or (rules.budget is not None and cost <= rules.budget):
         return None
     candidates = [
         BolderPolicy(cost=point.cost / rules.costs[-1], audits_missing=point.audits_missing)

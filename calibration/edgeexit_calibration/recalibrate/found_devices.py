@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from edgeexit.wire import State
@@ -27,6 +27,34 @@ _log = logging.getLogger(__name__)
 
 _DEVICES_PER_FOUND: Final = 20
 _INTERVAL: Final = timedelta(days=1)
+
+
+class DecidedDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A device that is far from its cohort, or about which a user has decided."""
+
+    name: str
+    """FLEET/SHARD/DEVICE."""
+    set_aside_at: datetime | None
+    """Since when its audits do not count; null: they count."""
+    set_aside_by: str
+    comparison: dict[str, float] | None
+    """If the calibrator has found it: `audits`, their mean `loss`, and that of the `others`."""
+
+
+def decided_devices(session: Session, cohort_id: int, *, limit: int) -> tuple[DecidedDevice, ...]:
+    """Return the devices of a cohort that are set aside or far from it, the newest ones first."""
+    decided = DeviceRow.cohort_id == cohort_id, DeviceRow.set_aside_by.is_not(None)
+    shown = or_(DeviceRow.set_aside_at.is_not(None), DeviceRow.comparison.is_not(None))
+    query = select(DeviceRow).where(*decided, shown).order_by(DeviceRow.set_aside_at.desc(), DeviceRow.id)
+    return tuple(
+        DecidedDevice(
+            name=row.name,
+            set_aside_at=row.set_aside_at,
+            set_aside_by=row.set_aside_by or CALIBRATOR,
+            comparison=row.comparison,
+        )
+        for row in session.scalars(query.limit(limit))
+    )
 
 
 def devices_set_aside(session: Session, cohort_id: int) -> tuple[int, ...]:

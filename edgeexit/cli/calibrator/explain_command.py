@@ -71,6 +71,8 @@ def explanation_lines(found: "Explanation") -> list[tuple[str, str]]:
         ("bolder", _bolder(found)),
         ("alarm", _alarm(found)),
         *_raised_audits(found),
+        *_bounds(found),
+        *_devices(found),
         *changes,
     ]
 
@@ -123,6 +125,11 @@ def _accuracy(accuracy: "Accuracy") -> str:
 
 def _bolder(found: "Explanation") -> str:
     bolder = found.bolder
+    if found.held_back_by is not None:
+        option = found.held_back_by.replace("_", "-")
+        return f"another policy is certified; the bound --{option} holds it back (`edgeexit calibrator bounds`)"
+    if found.bounds.frozen:
+        return "none: the policy is frozen until an alarm (`edgeexit calibrator bounds`)"
     if found.budget is not None and found.budget.is_met:
         return "none is looked for, because the budget is met; a clearly safer policy within it is put in force"
     if bolder is None:
@@ -156,6 +163,35 @@ def _raised_audits(found: "Explanation") -> list[tuple[str, str]]:
         return []
     until = f"for {_audits(found, end_in)}" if end_in else "until the next check"
     return [("audits", f"raised to {percent(rule.fraction)} of the samples since the alarm, {until}")]
+
+
+def _bounds(found: "Explanation") -> list[tuple[str, str]]:
+    """Return the line of the bounds that a user has set, if there are any."""
+    bounds = found.bounds
+    texts = [
+        "frozen until an alarm" if bounds.frozen else "",
+        f"at least {percent(bounds.min_final_exits)} of the samples reach the final exit"
+        if bounds.min_final_exits
+        else "",
+        "" if bounds.max_changes_per_day is None else f"at most {bounds.max_changes_per_day} changes a day",
+        "" if bounds.min_gain is None else f"a change saves at least {percent(bounds.min_gain)} of the cost",
+    ]
+    stated = ", ".join(filter(None, texts))
+    return [("bounds", stated)] if stated else []
+
+
+def _devices(found: "Explanation") -> list[tuple[str, str]]:
+    """Return the lines of the devices that are set aside or far from the cohort."""
+    lines = []
+    for device in found.devices:
+        text = f"{device.name} is far from the others, and counts"
+        if device.set_aside_at is not None:
+            text = f"{device.name} is set aside since {device.set_aside_at:{_TIME}} by {device.set_aside_by}"
+        if device.comparison is not None:
+            own, others = (percent(device.comparison[name]) for name in ("loss", "others"))
+            text += f": the loss of its {device.comparison['audits']:,.0f} audits is {own}, that of the others {others}"
+        lines.append(("" if lines else "devices", text))
+    return lines
 
 
 def _change(policy: "PolicyView") -> str:

@@ -4,13 +4,20 @@ import json
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from edgeexit_calibration import ExplanationError, NameLookupError, register
+from edgeexit_calibration import (
+    ExplanationError,
+    NameLookupError,
+    PolicyBounds,
+    register,
+    set_bounds,
+    set_device_aside,
+)
 from typer.testing import CliRunner
 
 from edgeexit.cli.calibrator import calibrator_app
 from edgeexit.cli.calibrator.explain_command import duration
-from tests.calibration.recalibrate.watching import GOAL, ingest, new_watcher
-from tests.calibration.scenario import COHORT, audits_of, state_of
+from tests.calibration.recalibrate.watching import GOAL, check_all, ingest, new_watcher
+from tests.calibration.scenario import COHORT, DEVICE, audits_of, state_of
 
 NOW = datetime.now(timezone.utc) - timedelta(minutes=10)
 
@@ -23,7 +30,7 @@ def explain(url, *arguments):
 
 def lines_of(output):
     """Return the text of each labelled line."""
-    labels = ("policy", "cost", "budget", "bolder", "alarm", "audits", "changes")
+    labels = ("policy", "cost", "budget", "bolder", "alarm", "bounds", "devices", "audits", "changes")
     return {line.split()[0]: line.partition(" ")[2].strip() for line in output.splitlines() if line.startswith(labels)}
 
 
@@ -76,6 +83,37 @@ def test_a_raised_audit_fraction_is_named_with_its_end(database, database_url, b
     found = json.loads(explain(database_url, COHORT, "--json"))
     assert found["policy"]["audit"] == {"fraction": 0.05}
     assert f"for {found['raised_audits_end_in']:,} audits" in text
+
+
+def test_the_lines_name_the_bound_that_holds_the_policy_back(database, database_url, bundle, cohort):
+    watching = new_watcher(database)
+    watching.check(now=NOW)
+    ingest(database, *audits_of(bundle, 1500, seed=11), now=NOW)
+    check_all(watching, now=NOW)
+    assert "bounds" not in lines_of(explain(database_url, COHORT))
+    set_bounds(database, COHORT, PolicyBounds(min_final_exits=0.95), user="ada", now=NOW)
+    check_all(watching, now=NOW)
+    lines = lines_of(explain(database_url, COHORT))
+    assert "the bound --min-final-exits holds it back" in lines["bolder"]
+    assert lines["bounds"] == "at least 95.0 % of the samples reach the final exit"
+    set_bounds(database, COHORT, PolicyBounds(frozen=True), user="ada", now=NOW)
+    assert "the bound --frozen holds it back" in lines_of(explain(database_url, COHORT))["bolder"]
+    set_bounds(database, COHORT, PolicyBounds(max_changes_per_day=0), user="ada", now=NOW)
+    assert "--max-changes-per-day holds it back" in lines_of(explain(database_url, COHORT))["bolder"]
+    set_bounds(database, COHORT, PolicyBounds(min_gain=0.9), user="ada", now=NOW)
+    assert "--min-gain holds it back" in lines_of(explain(database_url, COHORT))["bolder"]
+    set_bounds(database, COHORT, PolicyBounds(), user="ada", now=NOW)
+    assert "is certified and follows" in lines_of(explain(database_url, COHORT))["bolder"]
+
+
+def test_the_lines_name_the_devices_that_are_set_aside(database, database_url, bundle, cohort):
+    new_watcher(database).check(now=NOW)
+    for name in ("camera-1", "camera-2"):
+        ingest(database, state_of(bundle.digest), device=DEVICE._replace(device=name), now=NOW)
+    set_device_aside(database, "camera-2", user="ada", now=NOW)
+    line = lines_of(explain(database_url, COHORT))["devices"]
+    assert line.startswith("shop/s0/camera-2 is set aside since 20")
+    assert line.endswith("UTC by ada")
 
 
 def test_json_has_the_same_figures(database, database_url, bundle, cohort):
