@@ -182,7 +182,7 @@ def _bounds(found: "Explanation") -> list[tuple[str, str]]:
 
 def _devices(found: "Explanation") -> list[tuple[str, str]]:
     """Return the lines of the devices that are set aside or far from the cohort."""
-    lines = []
+    lines: list[tuple[str, str]] = []
     for device in found.devices:
         text = f"{device.name} is far from the others, and counts"
         if device.set_aside_at is not None:
