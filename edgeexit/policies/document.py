@@ -24,7 +24,7 @@ MAX_AUDIT_FRACTION: Final = 0.2
 MAX_REVISION: Final = 2**53
 """JSON readers that hold numbers as doubles, e.g. JavaScript, give another number above this limit."""
 Revision = Annotated[int, msgspec.Meta(ge=0, le=MAX_REVISION)]
-Loss = Literal["disagreement", "regret", "error"]
+Loss = Literal["disagreement", "regret"]
 """What a certificate bounds, see `Certificate.loss`."""
 
 
@@ -38,8 +38,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     loss: Loss = "disagreement"
     """The loss of a sample. disagreement: 1 if the prediction differs from the final exit's, else 0; segmentation: the
-    fraction of pixels that differ. regret: 1 if it is wrong where the final exit's is right. error: 1 if it is wrong.
-    """
+    fraction of pixels that differ. regret: 1 if it is wrong where the final exit's is right, else 0."""
     method: str
     """The statistical test that gave the bound."""
     samples: Annotated[int, msgspec.Meta(ge=1)]

@@ -1,7 +1,7 @@
 """Audits as the recalibration reads them, and the losses of policies on them. Pure functions of arrays."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,9 @@ from edgeexit.fitting.frontier import Thresholds
 from edgeexit.policies import Policy, Simulation, simulate
 from edgeexit.policies.document import Loss
 from edgeexit.policies.readout import TOP1, Array, as_float32
+
+AuditLoss = Loss | Literal["error"]
+"""What `exit_losses` computes. error: 1 if the prediction is wrong; full depth has it, too, so it is not guaranteed."""
 
 
 class Audits(NamedTuple):
@@ -63,14 +66,14 @@ def simulated(policy: Policy, audits: Audits) -> Simulation:
     return Simulation(audits.scores, audits.predictions)
 
 
-def exit_losses(predictions: npt.NDArray[np.int64], audits: Audits, loss: Loss) -> npt.NDArray[np.float64]:
+def exit_losses(predictions: npt.NDArray[np.int64], audits: Audits, loss: AuditLoss) -> npt.NDArray[np.float64]:
     """Return the loss [N, K] in [0, 1] of each sample at each exit, if it exits there.
 
     Args:
         predictions: [N, K] of a policy at each exit, see `simulated`. At the final exit, each policy returns the
             prediction of the final exit.
         audits: the samples; with labels, unless the loss is "disagreement".
-        loss: see `Loss`. The disagreement of maps is the fraction that differs; it has no label.
+        loss: see `AuditLoss`. The disagreement of maps is the fraction that differs; it has no label.
 
     """
     if audits.differing is not None:
@@ -99,7 +102,7 @@ def point_exits(scores: Array, points: Sequence[Thresholds]) -> npt.NDArray[np.i
     return exits
 
 
-def outcomes(policy: Policy, audits: Audits, points: Sequence[Thresholds], loss: Loss) -> Outcomes:
+def outcomes(policy: Policy, audits: Audits, points: Sequence[Thresholds], loss: AuditLoss) -> Outcomes:
     """Return exits and losses [N, P] of audits under a policy with each of P thresholds."""
     scores, predictions = simulated(policy, audits)
     exits = point_exits(scores, points)

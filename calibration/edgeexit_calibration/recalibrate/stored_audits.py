@@ -9,9 +9,8 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from edgeexit.policies import Policy
-from edgeexit.policies.document import Loss
 from edgeexit.policies.readout import readouts_from_bytes
-from edgeexit_calibration.recalibrate.audits import Audits
+from edgeexit_calibration.recalibrate.audits import AuditLoss, Audits
 from edgeexit_calibration.recalibrate.used_revisions import UsedRevisions
 from edgeexit_calibration.store.stored_scores import differing_from_bytes, scores_from_bytes
 from edgeexit_calibration.store.tables import AuditedSampleRow, AuditRow, RegistrationRow
@@ -30,12 +29,12 @@ class AuditReader:
     """
 
     def __init__(
-        self, cohort_id: int, policy: Policy, revisions: Sequence[int], used: UsedRevisions, *, loss: Loss
+        self, cohort_id: int, policy: Policy, revisions: Sequence[int], used: UsedRevisions, *, loss: AuditLoss
     ) -> None:
         self._cohort_id = cohort_id
         self._policy = policy
         self._revisions = revisions
-        self._loss: Loss = loss
+        self._loss: AuditLoss = loss
         self._query = (
             select(
                 AuditedSampleRow.id,
@@ -110,7 +109,7 @@ def _is_of_task(cohort_id: int) -> ColumnElement[bool]:
     return AuditedSampleRow.differing.is_(None) == (task == "classification")
 
 
-def needs_labels(loss: Loss) -> bool:
+def needs_labels(loss: AuditLoss) -> bool:
     """Return whether the true class of a sample must be known for this loss."""
     return loss != "disagreement"
 

@@ -53,7 +53,7 @@ class RegistrationResult(msgspec.Struct, frozen=True, kw_only=True):
     def certified_risk(self) -> float | None:
         """The bound on the registered loss that follows from the certificate; None: it says nothing about this loss.
 
-        The regret of a sample is at most its disagreement, and at most its error.
+        The regret of a sample is at most its disagreement.
         """
         certificate = self.certificate
         return certificate.risk if certificate is not None and self.loss in (certificate.loss, "regret") else None

@@ -1,11 +1,12 @@
 """`edgeexit calibrator register`: registers a cohort with its maximum risk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeexit.cli.calibrator.cost_text import costs_text
+from edgeexit.cli.calibrator.loss_texts import LOSS_TEXTS
 from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption, current_user
 from edgeexit.cli.fit_goals import checked_goal
 from edgeexit.cli.rejected_profile import rejected_profile
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from edgeexit_calibration import RegistrationResult
 
     from edgeexit.policies.document import Loss
-
-_LOSSES: "Final[tuple[Loss, ...]]" = ("disagreement", "regret")
 
 
 def register_command(
@@ -138,10 +137,10 @@ def _print_budget(result: "RegistrationResult", *, is_kept: bool) -> None:
 def _checked_loss(loss: str) -> "Loss":
     from edgeexit.errors import ConfigError
 
-    for known in _LOSSES:
+    for known in LOSS_TEXTS:
         if loss == known:
             return known
-    raise ConfigError(f"--loss '{loss}' is not known; use one of {', '.join(_LOSSES)}")
+    raise ConfigError(f"--loss '{loss}' is not known; use one of {', '.join(LOSS_TEXTS)}")
 
 
 def _warn_about_policy(result: "RegistrationResult", max_risk: float) -> None:
