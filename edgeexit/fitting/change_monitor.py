@@ -12,6 +12,9 @@ force, and also if it is replaced by others whose mean loss is at most p.
 The weights fall slowly, w_s ~ 1 / (s log^2 s), so a change after 10,000 samples takes about 12 / ln(q/p) more losses
 than one after the first sample.
 
+If samples are drawn with unequal probabilities, a factor is 1 + b w (l_t - p) with the weight w of the sample, as in
+`path_test`, which also proves it: S stays a supermartingale, because w <= 1 and b < 1/p.
+
 The estimated change is the first sample of the strongest bet. It is chosen because of the losses that follow it, and
 can lie before the change. So the samples since then can choose a path, but cannot certify a point of it.
 
@@ -59,15 +62,27 @@ class ChangeMonitor(msgspec.Struct, frozen=True, kw_only=True):
     samples: int = 0
     alarm: ChangeAlarm | None = None
 
-    def observe(self, positions: npt.NDArray[np.int64], losses: npt.NDArray[Any]) -> "ChangeMonitor":
-        """Return the state after the losses [n] in [0, 1] of the samples at `positions` [n], which must increase.
+    def observe(
+        self,
+        positions: npt.NDArray[np.int64],
+        losses: npt.NDArray[Any],
+        *,
+        weights: npt.NDArray[np.float64] | None = None,
+    ) -> "ChangeMonitor":
+        """Return the state after the next samples. The alarm does not depend on how samples are split into calls.
 
-        After an alarm the monitor does not change any more. The alarm does not depend on how samples are split into
-        calls.
+        After an alarm the monitor does not change any more.
+
+        Args:
+            positions: [n] of the samples, increasing.
+            losses: [n] in [0, 1].
+            weights: [n] in (0, 1], the lowest probability of a sample divided by that of this one; None: all are 1.
+
         """
         if self.alarm is not None or not len(losses):
             return self
-        ratios = np.log1p(_bets(self.risk) * (np.asarray(losses, np.float64)[:, None] - self.risk))
+        excess = np.asarray(losses, np.float64) - self.risk
+        ratios = np.log1p(_bets(self.risk) * (excess if weights is None else weights * excess)[:, None])
         sums = np.cumsum(ratios, axis=0)
         before = sums - ratios
         log_weights = np.log(_weights(self.samples, len(losses)))[:, None]

@@ -24,6 +24,14 @@ away from the capital that must reach 1/delta. After every sample, what remains 
 that are not forged alone, whatever the forged ones are and wherever they are. So the discount may grow, and may be that
 of other devices from sample to sample, as long as it is at least the number of forged samples up to each sample.
 
+Samples need not be drawn with equal probability: if sample x is drawn with a probability proportional to q(x), which
+may depend on the past and is at least q_min > 0, its weight is w = q_min / q(x), and its factor is
+
+    1 + f / (1 - risk) * w * (risk - l).
+
+The mean of w (risk - l) over the samples drawn is q_min / E[q] * (risk - E[l]), so it has the sign of risk - E[l] over
+all samples, and M stays a supermartingale. As w <= 1, the factor is positive, and its highest value is that of w = 1.
+
 Sources: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting" (JRSS B, 2023); Xu,
 Karampatziakis & Mineiro, "Active, anytime-valid risk controlling prediction sets" (NeurIPS 2024); fixed-sequence
 testing as in "Learn then Test" (Angelopoulos et al., 2021).
@@ -57,10 +65,17 @@ class PathTest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     log_peaks: npt.NDArray[np.float64]
     """[P] highest logarithm of M so far."""
     loss_sums: npt.NDArray[np.float64]
-    """[P] sum of the losses of each point."""
+    """[P] sum of the losses of each point, times the weights of the samples."""
     samples: int = 0
     discount: int = 0
     """So many of the samples may be forged."""
+    missing_weight: float = 0.0
+    """Number of samples minus the sum of their weights."""
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights of the samples; their number if they were drawn with equal probability."""
+        return self.samples - self.missing_weight
 
     @property
     def certified(self) -> int:
@@ -69,14 +84,27 @@ class PathTest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         reached[0] = True
         return int(len(reached) if reached.all() else reached.argmin()) - 1
 
-    def observe(self, losses: npt.NDArray[Any], *, discounts: npt.NDArray[np.int64] | None = None) -> "PathTest":
-        """Return the state after the losses [n, P] in [0, 1] of the next samples under every point.
+    def observe(
+        self,
+        losses: npt.NDArray[Any],
+        *,
+        weights: npt.NDArray[np.float64] | None = None,
+        discounts: npt.NDArray[np.int64] | None = None,
+    ) -> "PathTest":
+        """Return the state after the next samples. It does not depend on how samples are split into calls.
 
-        `discounts` [n]: up to each sample, so many of all samples of the test may be forged; None: as many as before.
-        The state does not depend on how samples are split into calls.
+        Args:
+            losses: [n, P] in [0, 1] of the samples under every point.
+            weights: [n] in (0, 1], the lowest probability of a sample divided by that of this one; None: all are 1.
+            discounts: [n] up to each sample, so many of all samples of the test may be forged; None: as many as before.
+
         """
         if not len(losses):
             return self
+        weighted, missing = losses.sum(axis=0), self.missing_weight
+        if weights is not None:
+            weighted, missing = weights @ losses, missing + len(losses) - float(weights.sum())
+            losses = self.risk + weights[:, None] * (losses - self.risk)  # the same factor with a weight of 1
         if discounts is None:
             discounts = np.full(len(losses), self.discount)
         capitals, peaks = self.log_capitals, self.log_peaks.copy()
@@ -101,23 +129,25 @@ class PathTest(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             self,
             log_capitals=capitals,
             log_peaks=peaks,
-            loss_sums=self.loss_sums + losses.sum(axis=0),
+            loss_sums=self.loss_sums + weighted,
             samples=self.samples + len(losses),
             discount=int(discounts[-1]),
+            missing_weight=missing,
         )
 
     def upper_bound(self, point: int) -> float:
         """Return a bound on the mean loss of a point: the lowest risk that its losses certify now, or 1.
 
         It holds with probability 1 - delta at any time, for a point that is not chosen by its losses. Losses between 0
-        and 1 count as that part of a loss of 1, which makes the bound larger.
+        and 1 count as that part of a loss of 1, and a sample of weight w as the part w of a sample, which makes the
+        bound larger: the logarithm is concave.
         """
         losses = self.loss_sums[point]
 
         def missing(risk: float) -> float:
             bets = _bets(risk)
             gain, loss = np.log1p(bets * risk), np.log1p(bets * (risk - 1))
-            capitals = _LOG_WEIGHTS + (self.samples - self.discount - losses) * gain + losses * loss
+            capitals = _LOG_WEIGHTS + (self.weight - self.discount - losses) * gain + losses * loss
             return -log(self.delta) - float(_log_sums(capitals))
 
         below, above = 0.0, 1.0
@@ -142,18 +172,19 @@ def samples_to_certify(test: PathTest, point: int, *, limit: int = 10**7) -> int
     """Return how many more samples certify a point if its mean loss stays as it is; None if more than `limit` would.
 
     An estimate for losses of 0 or 1, from the mean growth of the capital of every bet. The fraction of the samples that
-    may be forged stays the same, too. Raises IndexError for no such point.
+    may be forged and the mean weight stay the same, too. Raises IndexError for no such point.
     """
     if test.certified >= point:
         return 0
     bets = _bets(test.risk)
     gain = np.log1p(bets * test.risk)
-    mean, forged = test.loss_sums[point] / max(test.samples, 1), test.discount / max(test.samples, 1)
-    growth = (1 - mean - forged) * gain + mean * np.log1p(bets * (test.risk - 1))
+    samples, weight = max(test.samples, 1), test.weight / test.samples if test.samples else 1.0
+    mean, forged = test.loss_sums[point] / samples, test.discount / samples
+    growth = (weight - mean - forged) * gain + mean * np.log1p(bets * (test.risk - 1))
     begun = _LOG_WEIGHTS + test.log_capitals[point] - test.discount * gain
 
-    def certifies(samples: int) -> bool:
-        return bool(_log_sums(begun + samples * growth) >= -log(test.delta))
+    def certifies(further: int) -> bool:
+        return bool(_log_sums(begun + further * growth) >= -log(test.delta))
 
     below, enough = 0, 1
     while not certifies(enough):

@@ -20,7 +20,7 @@ def certificate_of(chosen: ChosenPoint, exits: int, *, risk: float, delta: float
         samples=test.samples,
         risk=risk,
         delta=delta,
-        observed=float(test.loss_sums[point]) / test.samples,
+        observed=float(test.loss_sums[point]) / test.weight,
         upper_bound=min(test.upper_bound(point), risk),
         exit_rates=exit_rates(chosen.exits, exits),
     )
