@@ -1,5 +1,6 @@
 """Checks the budget of a registration: a bound on the mean cost of a sample, in ms."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import ROUND_CEILING, Context
 from math import isfinite
@@ -20,7 +21,9 @@ def costs_now(session: Session, cohort: CohortRow, registration: RegistrationRow
     return costs_in_use(registration)
 
 
-def checked_budget(budget_ms: float | None, costs: CohortCosts, *, kept: float | None, bundle: str) -> float | None:
+def checked_budget(
+    budget_ms: float | None, costs: CohortCosts, *, kept: float | None, bundle: str, rejected: Sequence[str]
+) -> float | None:
     """Return the budget of a registration; None: it has none.
 
     Args:
@@ -28,6 +31,7 @@ def checked_budget(budget_ms: float | None, costs: CohortCosts, *, kept: float |
         costs: with which policies are compared.
         kept: the budget if none is given.
         bundle: name of the bundle, for messages.
+        rejected: why the latencies of the bundle's profile are not used, for messages.
 
     Raises FittingError for a budget that is no positive number, needs other costs, or that no policy can meet.
 
@@ -37,10 +41,12 @@ def checked_budget(budget_ms: float | None, costs: CohortCosts, *, kept: float |
     if not (isfinite(budget_ms) and budget_ms > 0):
         raise FittingError(f"a budget of {budget_ms:g} ms: it must be a positive number of milliseconds, e.g. 5")
     if costs.unit != "ms":
+        profile = f"its profile is invalid ({rejected[0]})" if rejected else "it has no profile"
+        advice = "profile it again with nothing else running, or add --force" if rejected else "run `edgeexit profile`"
         raise FittingError(
-            f"a budget of {budget_ms:g} ms needs costs in ms, but those of bundle '{bundle}' are multiply-accumulates, "
-            "and too few devices of the cohort have sent a valid latency profile; run `edgeexit profile` for the "
-            "bundle, or `edgeexit calibrator command profile` for devices"
+            f"a budget of {budget_ms:g} ms needs costs in ms, but those of bundle '{bundle}' are multiply-accumulates: "
+            f"{profile}, and too few devices of the cohort have sent a valid one; {advice}, or request profiles of "
+            "devices with `edgeexit calibrator command profile`"
         )
     first = costs.cumulative[0]
     if budget_ms < first:
@@ -50,3 +56,8 @@ def checked_budget(budget_ms: float | None, costs: CohortCosts, *, kept: float |
             f"a budget of {budget_ms:g} ms cannot be met: the first exit alone costs {lowest:f} ms{source}"
         )
     return budget_ms
+
+
+def budget_details(budget_ms: float | None) -> dict[str, float]:
+    """Return what the event of a registration says of its budget: nothing if it has none."""
+    return {} if budget_ms is None else {"budget_ms": budget_ms}

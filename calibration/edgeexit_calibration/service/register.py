@@ -12,7 +12,7 @@ from edgeexit.fitting import samples_needed
 from edgeexit.policies import PolicyDocument, decode_document, encode_document
 from edgeexit.policies.document import Certificate, LatencyBound, Loss
 from edgeexit.wire import MAX_BYTES, check_name
-from edgeexit_calibration.service.budget import checked_budget, costs_now
+from edgeexit_calibration.service.budget import budget_details, checked_budget, costs_now
 from edgeexit_calibration.store.cohorts import (
     CohortAddress,
     add_event,
@@ -112,7 +112,7 @@ def register(
             f"bundle '{bundle.path}' is a {bundle.manifest.task} model, whose audits contain no labels, which the loss "
             f"'{loss}' needs; register it with the loss 'disagreement'"
         )
-    unit, cumulative, _ = bundle.costs() if costs is None else costs
+    unit, cumulative, rejected = bundle.costs() if costs is None else costs
     if len(cumulative) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *cumulative))):
         raise BundleError(
             f"bundle '{bundle.path}': the costs of the exits, {cumulative} {unit}, do not increase; run `edgeexit "
@@ -152,7 +152,7 @@ def register(
         registration.registered_by, registration.registered_at = user, now
         costs_used = costs_now(session, row, registration, now=now)
         kept = None if no_budget else registration.budget_ms
-        budget = checked_budget(budget_ms, costs_used, kept=kept, bundle=str(bundle.path))
+        budget = checked_budget(budget_ms, costs_used, kept=kept, bundle=str(bundle.path), rejected=rejected)
         registration.budget_ms = budget
         if reason is not None:
             revision = add_revision(
@@ -167,7 +167,7 @@ def register(
             )
         details = {
             "risk": risk, "delta": delta, "loss": loss, "revision": revision, "costs": cumulative, "cost_unit": unit,
-            "budget_ms": budget,
+            **budget_details(budget),
         }  # fmt: skip
         add_event(session, row.id, "registered", details, actor=user, now=now)
     return RegistrationResult(

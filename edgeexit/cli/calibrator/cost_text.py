@@ -8,8 +8,9 @@ if TYPE_CHECKING:
 
 def costs_text(costs: "CohortCosts") -> str:
     """Return the cost of each exit with its unit and source, e.g. `1.2 / 3.4 ms (median of 12 devices)`."""
-    unit = "ms" if costs.unit == "ms" else "multiply-accumulates"
-    return f"{' / '.join(f'{cost:.3g}' for cost in costs.cumulative)} {unit} ({source_text(costs)})"
+    if costs.unit == "ms":
+        return f"{' / '.join(f'{cost:.3g}' for cost in costs.cumulative)} ms ({source_text(costs)})"
+    return f"{' / '.join(f'{cost:,.0f}' for cost in costs.cumulative)} multiply-accumulates ({source_text(costs)})"
 
 
 def source_text(costs: "CohortCosts") -> str:

@@ -18,7 +18,7 @@ NOW = datetime.now(timezone.utc)
 
 def budgets(database, cohort):
     """Return the budget of the cohort, and those of its registrations."""
-    logged = [event.details["budget_ms"] for event in events(database, cohort) if event.kind == "registered"]
+    logged = [event.details.get("budget_ms") for event in events(database, cohort) if event.kind == "registered"]
     return cohorts(database)[0].budget_ms, logged
 
 
@@ -47,8 +47,13 @@ def test_a_budget_below_the_first_exit_is_refused_and_the_exact_cost_is_not(data
 
 
 def test_a_budget_needs_costs_in_ms_from_the_bundle_or_from_devices(database, bundle):
-    with pytest.raises(FittingError, match=r"needs costs in ms, but those of bundle '.*bundle' are multiply-accum.*"):
+    with pytest.raises(
+        FittingError, match=r"needs costs in ms, but those of bundle '.*bundle' are multiply-accum.*no pro"
+    ):
         register(database, bundle, **GOAL, budget_ms=3)
+    invalid = bundle.costs()._replace(rejected=("the machine was busy", "it drifted"))
+    with pytest.raises(FittingError, match=r"its profile is invalid \(the machine was busy\).*--force"):
+        register(database, bundle, **GOAL, budget_ms=3, costs=invalid)
     assert cohorts(database) == []
     ingest(database, state_of(bundle.digest), profile_of(bundle.digest, (1.5, 2.0, 4.0)), now=NOW)
     with pytest.raises(FittingError, match=r"the first exit alone costs 1\.5 ms in this cohort"):
