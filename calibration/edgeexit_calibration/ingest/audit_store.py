@@ -149,8 +149,8 @@ def _map_loss(differing: Array, exits: npt.NDArray[np.int64]) -> float:
 def _counts(samples: SampleArrays, rows: Sequence[tuple[Any, ...]]) -> tuple[float, ...]:
     """Return the counts of an audit with these rows, see `_COUNTS`."""
     disagreeing = sum(row[_DISAGREES] for row in rows)
-    loss = disagreeing if samples.differing is None else _map_loss(samples.differing, samples.exits)
-    known = samples.labels >= 0
+    loss = float(disagreeing) if samples.differing is None else _map_loss(samples.differing, samples.exits)
+    known = (samples.labels >= 0) & (samples.differing is None)  # one label is not that of a map
     correct = known & (samples.predictions == samples.labels)
     final_correct = known & (samples.readouts[:, -1, TOP1] == samples.labels)
     return len(samples.exits), disagreeing, loss, int(known.sum()), int(correct.sum()), int(final_correct.sum())

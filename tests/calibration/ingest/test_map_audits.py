@@ -61,6 +61,18 @@ def test_the_fractions_are_stored_and_their_mean_is_the_disagreement(database, b
     assert half.observed == pytest.approx(taken[1])
 
 
+def test_one_batch_holds_audits_of_maps_and_of_classes(database, bundle, address):
+    others = msgspec.structs.replace(audits_of(bundle, 50)[0], cohort="classes", sequence=1)
+    labelled = map_audit(bundle)
+    samples = tuple(msgspec.structs.replace(sample, label=1) for sample in labelled.samples)
+    ingest(database, others, msgspec.structs.replace(labelled, samples=samples))
+    maps, classes = disagreement(database, address), disagreement(database, address._replace(cohort="classes"))
+    assert (maps.unit, maps.samples, classes.unit, classes.samples) == ("pixels", 2, "samples", 50)
+    assert classes.observed == sum(sample.disagrees for sample in others.samples) / 50
+    with database.reading() as session:
+        assert set(session.scalars(select(AuditTotalRow.labelled))) == {0}
+
+
 def test_only_audits_of_the_task_of_the_bundle_are_stored(database, bundle, address):
     maps, classes = map_audit(bundle), audits_of(bundle, 2, first_sequence=1)[0]
     with database.writing() as session:
@@ -75,7 +87,7 @@ def test_only_audits_of_the_task_of_the_bundle_are_stored(database, bundle, addr
 def test_audits_from_before_the_registration_count_only_if_they_fit_its_task(database, bundle):
     ingest(database, audits_of(bundle, 100, revision=0)[0], map_audit(bundle, revision=0, sequence=1))
     register(database, bundle, cohort=COHORT, **GOAL)
-    reader = AuditReader(1, bundle.policy().policy, [0, 1], ALL_REVISIONS)
+    reader = AuditReader(1, bundle.policy().policy, [0, 1], ALL_REVISIONS, loss="disagreement")
     found = {}
     for task in ("classification", "segmentation"):
         with database.writing() as session:
