@@ -25,7 +25,8 @@ class Audits(NamedTuple):
     readouts: Array
     """[N, K, 4] float32."""
     scores: Array | None = None
-    """[N, K] float32, if the policy reads the probabilities of all classes; else None."""
+    """[N, K] float32 of the policy; None: they follow from the readouts, if it does not read the probabilities of all
+    classes."""
     predictions: npt.NDArray[np.int64] | None = None
     """[N, K] of the policy at each exit, beside `scores`."""
     labels: npt.NDArray[np.int64] | None = None

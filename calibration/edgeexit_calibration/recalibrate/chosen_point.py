@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgeexit.fitting.frontier import Thresholds
 from edgeexit.policies import Policy
 from edgeexit.policies.document import Loss
-from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, outcomes, point_exits, simulated
+from edgeexit_calibration.recalibrate.audits import Audits, outcomes, point_exits, simulated
 from edgeexit_calibration.recalibrate.tracked_path import TrackedPath
 
 _CLEARLY: Final = 3
@@ -151,10 +151,11 @@ def _compared(
     places = [(path, point) for path in paths for point in range(path.test.certified + 1)]
     points = [path.thresholds[point] for path, point in places]
     exits = point_exits(simulated(policy, audits).scores, [*points, policy.thresholds])
-    finals = (exits[:, :-1] == policy.exits - 1).mean(axis=0)
-    means = mean_costs(exits, costs)
-    errors = np.asarray(costs)[exits].std(axis=0) / sqrt(len(exits))
-    return _Compared(places, exits, means, errors, finals >= min_final_exits)
+    mix = np.stack([(exits == k).mean(axis=0) for k in range(policy.exits)])
+    cumulative = np.array(costs)
+    means = cumulative @ mix
+    errors = np.sqrt((mix * (cumulative[:, None] - means) ** 2).sum(axis=0) / len(exits))
+    return _Compared(places, exits, means, errors, mix[-1, :-1] >= min_final_exits)
 
 
 def _safest(places: npt.NDArray[np.intp], means: npt.NDArray[Any], losses: npt.NDArray[np.float64]) -> int:

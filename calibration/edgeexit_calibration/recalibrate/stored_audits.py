@@ -8,7 +8,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from edgeexit.policies import Policy
+from edgeexit.policies import Policy, simulate
 from edgeexit.policies.readout import readouts_from_bytes
 from edgeexit_calibration.recalibrate.audits import AuditLoss, Audits
 from edgeexit_calibration.recalibrate.used_revisions import UsedRevisions
@@ -94,10 +94,11 @@ class AuditReader:
         if rows and rows[0].differing is not None:
             content = b"".join(row.differing for row in rows)
             audits = audits._replace(differing=differing_from_bytes(content, self._policy.exits))
-        if not self._policy.reads_probabilities:
-            return audits
-        scored = scores_from_bytes(b"".join(row.scores for row in rows), self._policy.exits)
-        return audits._replace(scores=scored.scores, predictions=scored.predictions)
+        if self._policy.reads_probabilities:
+            scored = scores_from_bytes(b"".join(row.scores for row in rows), self._policy.exits)
+            return audits._replace(scores=scored.scores, predictions=scored.predictions)
+        scores, predictions = simulate(self._policy, audits.readouts)  # once, not for each path and each look
+        return audits._replace(scores=scores, predictions=predictions)
 
 
 def _is_of_task(cohort_id: int) -> ColumnElement[bool]:

@@ -23,6 +23,7 @@ from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.cohort_rules import RecalibrationOptions, rules_of
 from edgeexit_calibration.recalibrate.found_devices import store_found, take_back_found
 from edgeexit_calibration.recalibrate.guarantee import (
+    COMPARED_AUDITS,
     NO_GAIN,
     Guarantee,
     GuaranteeRules,
@@ -41,6 +42,7 @@ from edgeexit_calibration.recalibrate.policy_changes import (
     store_postponement,
     store_usual_audits,
 )
+from edgeexit_calibration.recalibrate.recent_audits import RecentAudits
 from edgeexit_calibration.recalibrate.renumbering import renumber
 from edgeexit_calibration.recalibrate.settled_samples import SettledSamples
 from edgeexit_calibration.recalibrate.stored_audits import AuditReader
@@ -73,7 +75,7 @@ class _WatchedCohort(msgspec.Struct, kw_only=True):
 
     current: CurrentPolicy
     state: Guarantee
-    reader: AuditReader
+    reader: RecentAudits
     read_until: int
     """Highest id up to which all audits were read."""
     saved: Guarantee | None = None
@@ -205,10 +207,11 @@ class Watcher:
             used = _used_from_the_beginning(session, cohort_id, document.revision)
             state = begin(document.policy, rules, last=newest, used_revisions=used)
         revisions = comparable_revisions(session, cohort_id, document.policy)
+        reader = AuditReader(cohort_id, document.policy, revisions, state.used_revisions, loss=rules.loss)
         return _WatchedCohort(
             current=current,
             state=state,
-            reader=AuditReader(cohort_id, document.policy, revisions, state.used_revisions, loss=rules.loss),
+            reader=RecentAudits(reader, keep=COMPARED_AUDITS),
             read_until=state.last,
             saved=saved,
             saved_at=saved_at,
