@@ -35,7 +35,7 @@ class _Counting(AuditReader):
 def readers(bundle):
     """Return a reader that reads each time, and one that keeps audits in memory."""
     policy = bundle.policy().policy
-    direct = _Counting(1, policy, [0, 1], ALL_REVISIONS)
+    direct = _Counting(1, policy, [0, 1], ALL_REVISIONS, loss="disagreement")
     return direct, RecentAudits(direct, keep=KEEP)
 
 
