@@ -68,7 +68,7 @@ def register(
     risk: float,
     delta: float,
     user: str,
-    loss: Loss = "disagreement",
+    loss: Loss | None = None,
     costs: Costs | None = None,
     max_latency: LatencyBound | None = None,
     budget_ms: float | None = None,
@@ -88,8 +88,8 @@ def register(
             or tokens that differ.
         delta: probability with which the bound may fail, 0 to 1.
         user: name of the user, for the audit log.
-        loss: what is bounded. If it is not the registered one, the guarantee begins anew; if it needs labels, only
-            audits with a label count.
+        loss: what is bounded; None: the registered loss, or else the disagreement. Another one begins the guarantee
+            anew. If it needs labels, only audits with a label count.
         costs: costs of the exits; default: `Bundle.costs`.
         max_latency: a device on which the policy breaks this bound reverts it; default: the bound of the bundle's
             policy, or else the one that is registered.
@@ -107,7 +107,7 @@ def register(
     document = bundle.policy()
     if document is None:
         raise BundleError(f"bundle '{bundle.path}' has no policy; run `edgeexit fit` first")
-    if bundle.manifest.has_maps and loss != "disagreement":
+    if bundle.manifest.has_maps and loss not in (None, "disagreement"):
         raise BundleError(
             f"bundle '{bundle.path}' is a {bundle.manifest.task} model, whose audits contain no labels, which the loss "
             f"'{loss}' needs; register it with the loss 'disagreement'"
@@ -142,12 +142,13 @@ def register(
             reason, document = "registered again with another latency bound", known
         in_force = document if known is None or reason is not None else known
         if registration is None:
-            registration = RegistrationRow(cohort_id=row.id)
+            registration = RegistrationRow(cohort_id=row.id, loss="disagreement")
             session.add(registration)
         registration.model, registration.exits = bundle.manifest.model, list(bundle.manifest.exits)
         registration.task = bundle.manifest.task
         registration.costs, registration.cost_unit = list(cumulative), unit
-        registration.risk, registration.delta, registration.loss = risk, delta, loss
+        registration.risk, registration.delta = risk, delta
+        bounded = registration.loss = loss or msgspec.convert(registration.loss, Loss)
         registration.bundle_policy = content
         registration.registered_by, registration.registered_at = user, now
         costs_used = costs_now(session, row, registration, now=now)
@@ -166,7 +167,7 @@ def register(
                 now=now,
             )
         details = {
-            "risk": risk, "delta": delta, "loss": loss, "revision": revision, "costs": cumulative, "cost_unit": unit,
+            "risk": risk, "delta": delta, "loss": bounded, "revision": revision, "costs": cumulative, "cost_unit": unit,
             **budget_details(budget),
         }  # fmt: skip
         add_event(session, row.id, "registered", details, actor=user, now=now)
@@ -174,7 +175,7 @@ def register(
         cohort=address,
         revision=revision,
         is_new_revision=reason is not None,
-        loss=loss,
+        loss=bounded,
         certificate=in_force.certificate,
         policy=in_force.policy.kind,
         costs=costs_used,

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from edgeexit.policies import decode_document
+from edgeexit.policies.document import Loss
 from edgeexit_calibration.store.cohorts import CohortAddress
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import (
@@ -42,6 +43,8 @@ class CohortView(msgspec.Struct, frozen=True, kw_only=True):
     task: str | None = None
     """`classification`, `segmentation` or `tagging`."""
     exits: tuple[str, ...] | None = None
+    loss: Loss | None = None
+    """What `risk` bounds."""
     risk: float | None = None
     delta: float | None = None
     costs: CohortCosts | None = None
@@ -119,6 +122,7 @@ def _registered(
         "model": registration.model,
         "task": registration.task,
         "exits": tuple(registration.exits),
+        "loss": msgspec.convert(registration.loss, Loss),
         "risk": registration.risk,
         "delta": registration.delta,
         "costs": costs_in_use(registration),

@@ -28,12 +28,13 @@ def register_command(
     ] = 0.05,
     delta: Annotated[float, typer.Option(help="Probability with which the certificate may be wrong.")] = 0.1,
     loss: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="What counts: `disagreement` (the prediction differs from the final exit's) or `regret` (it is wrong "
-            "where the final exit's is right; only audits with a label count)."
+            "where the final exit's is right; only audits with a label count). Default: the registered loss, or else "
+            "disagreement."
         ),
-    ] = "disagreement",
+    ] = None,
     max_latency_ms: Annotated[
         float | None,
         typer.Option(
@@ -67,8 +68,8 @@ def register_command(
 ) -> None:
     """Register a cohort, so that the calibrator publishes, watches and adapts its policy.
 
-    Registering a cohort again changes its maximum risk and its loss. If the bundle has a new policy, it becomes the
-    next revision. A latency bound and a budget stay unless another one is given.
+    Registering a cohort again changes its maximum risk. If the bundle has a new policy, it becomes the
+    next revision. The loss, a latency bound and a budget stay unless another one is given.
 
     Example: `edgeexit calibrator register quickstart/bundle --fleet shop --cohort cameras --max-risk 0.05`
     """
@@ -85,7 +86,7 @@ def register_command(
     if budget_ms is not None and no_budget:
         raise ConfigError(f"--budget-ms {budget_ms:g} and --no-budget exclude each other; give one of them")
     bound = None if max_latency_ms is None else LatencyBound(quantile=max_latency_quantile, ms=max_latency_ms)
-    checked_loss = _checked_loss(loss)
+    checked_loss = None if loss is None else _checked_loss(loss)
     checked_goal("--max-risk, --delta", MaxRisk(risk=max_risk, delta=delta))
     opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
     costs = opened.costs(force=force)
@@ -111,8 +112,8 @@ def register_command(
         warn(f"{rejected_profile(bundle, costs)}. Costs are multiply-accumulates")
     change = "new revision" if result.is_new_revision else "unchanged revision"
     console.print(
-        f"registered {printable(opened.manifest.model)} for {result.cohort}: "
-        f"maximum {loss} {percent(max_risk)} with probability {100 * (1 - delta):g} %; {change} {result.revision}"
+        f"registered {printable(opened.manifest.model)} for {result.cohort}: maximum {result.loss} "
+        f"{percent(max_risk)} with probability {100 * (1 - delta):g} %; {change} {result.revision}"
     )
     _print_budget(result, is_kept=budget_ms is None)
     _warn_about_policy(result, max_risk)

@@ -63,7 +63,7 @@ def metric_cells(status: "CohortStatus") -> Sequence[str]:
         agreement += _of_maps(measured.unit)
     return (
         str(cohort.address),
-        "-" if cohort.risk is None else percent(1 - cohort.risk),
+        _bound(cohort),
         agreement,
         f"{measured.samples:,}",
         mix_text(status.exit_rates),
@@ -88,12 +88,28 @@ def narrow_metric_cells(status: "CohortStatus") -> Sequence[str]:
     latency_ms = status.exit_mix.mean_latency_ms
     return (
         _short_name(cohort),
-        "-" if cohort.risk is None else f"{100 * (1 - cohort.risk):.1f}",
+        _narrow_bound(cohort),
         agreement,
         f"{measured.samples:,}",
         "/".join(f"{100 * rate:.0f}" for rate in status.exit_rates or ()) or "-",
         "-" if latency_ms is None else f"{latency_ms:.3g} ms",
     )
+
+
+def _bound(cohort: "CohortView") -> str:
+    """Return the least agreement that is registered, or the maximum risk of another loss."""
+    if cohort.risk is None:
+        return "-"
+    return (
+        percent(1 - cohort.risk) if cohort.loss == "disagreement" else f"{cohort.loss} at most {percent(cohort.risk)}"
+    )
+
+
+def _narrow_bound(cohort: "CohortView") -> str:
+    if cohort.risk is None:
+        return "-"
+    is_agreement = cohort.loss == "disagreement"
+    return f"{100 * (1 - cohort.risk):.1f}" if is_agreement else f"{cohort.loss} <= {100 * cohort.risk:.1f}"
 
 
 def mix_text(rates: Sequence[float] | None) -> str:

@@ -211,6 +211,10 @@ def test_the_registered_loss_is_printed(tmp_path, bundle):
     result = invoke("register", bundle.path, *where, "--loss", "regret")
     assert "maximum regret 10.0 % with probability 90 %" in " ".join(result.output.split())
     assert "warning" not in result.stderr
+    again = invoke("register", bundle.path, *where)
+    assert "maximum regret 10.0 %" in " ".join(again.output.split())
+    shown = " ".join(invoke("status", "--database", tmp_path / "x.sqlite").output.split())
+    assert "regret at most 10.0 %" in shown or "regret <= 10.0" in shown
 
 
 def test_with_a_trusted_key_only_a_bundle_that_it_signed_is_registered(tmp_path):
