@@ -212,7 +212,7 @@ def within_bounds(state: Guarantee, history: History, rules: GuaranteeRules) -> 
     """Return the state whose policy keeps `min_final_exits`, and the change to it; see `point_within_bounds`."""
     if rules.frozen or not rules.min_final_exits:
         return state, None
-    recent = history(state.first, state.last, COMPARED_AUDITS)
+    recent = history(state.first, state.last, COMPARED_AUDITS).without(rules.set_aside)
     if not len(recent.ids):  # deleted meanwhile
         return state, None
     chosen = point_within_bounds(

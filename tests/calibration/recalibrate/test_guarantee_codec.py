@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from edgeexit_calibration.recalibrate import guarantee_codec
 from edgeexit_calibration.recalibrate.audits import Audits
+from edgeexit_calibration.recalibrate.device_comparison import DeviceComparison
 from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules, advance, begin
 from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot, StateError, decode_snapshot, encode_snapshot
 from edgeexit_calibration.recalibrate.used_revisions import UsedRevisions
@@ -89,14 +90,18 @@ def test_a_state_belongs_to_its_policy_whatever_the_number_of_the_revision():
     assert decode_snapshot(encoded, msgspec.structs.replace(POLICY)).state.policy == POLICY
 
 
-def test_a_state_from_before_audits_of_earlier_revisions_were_left_out_uses_all_revisions():
+def test_a_state_from_before_revisions_were_left_out_and_devices_compared_is_used():
     rules = GuaranteeRules(risk=RISK, delta=DELTA, costs=(1.0, 2.0, 3.0))
     used = UsedRevisions().after_alarm(100, 3).after_alarm(200, 5)
     assert used == UsedRevisions(until=200, lowest=3, lowest_after=5)
     encoded = encode_snapshot(Snapshot(begin(POLICY, rules, last=200, used_revisions=used), rules))
     assert decode_snapshot(encoded, POLICY).state.used_revisions == used
     content = msgspec.msgpack.decode(encoded[16:])
-    del content["state"]["used_revisions"]
+    for name in ("used_revisions", "comparison", "set_aside"):
+        del content["state"][name]
+    for name in ("min_final_exits", "frozen", "max_changes_per_day", "set_aside"):
+        del content["rules"][name]
     body = msgspec.msgpack.encode(content)
     old = decode_snapshot(hashlib.sha256(body).digest()[:16] + body, POLICY).state
     assert (old.used_revisions, old.last) == (UsedRevisions(), 200)
+    assert (old.comparison, old.set_aside) == (DeviceComparison(), ())
