@@ -4,6 +4,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +13,8 @@ import pytest
 
 from edgeexit.agent.auditor import Auditor
 from edgeexit.bundle import Bundle
+from edgeexit.bundle.manifest import Task
+from edgeexit.compiler import CompileOptions, compile_bundle
 from edgeexit.policies import KINDS, AuditRule, simulate
 from edgeexit.policies.confidence import Confidence
 from edgeexit.policies.readout import COLUMNS
@@ -19,6 +22,7 @@ from edgeexit.policies.voting import Voting
 from edgeexit.runtime import EveryExitInference, Runner
 from edgeexit.wire import Audit, AuditedSample, decode, encode
 from tests.bundles import INPUT, make_samples
+from tests.calibration.map_model import MapModel, map_samples
 from tests.policies.policy_examples import make_policy, make_readouts
 from tests.runtime.policies_of_every_kind import policies_on
 
@@ -306,3 +310,26 @@ def _result(count: int) -> Any:
         stage_ms=(),
         decide_ms=(),
     )
+
+
+@pytest.mark.parametrize("task", ["segmentation", "tagging"])
+def test_an_audit_of_maps_contains_the_fraction_of_them_that_differs_at_each_exit(tmp_path: Path, task: Task) -> None:
+    inputs, collected = map_samples(30, 5, task), Collected()
+    options = CompileOptions(example=map_samples(4, 0, task), task=task)
+    with Runner(compile_bundle(MapModel(task), tmp_path / "maps", options)) as runner:
+        outputs = runner.infer_every_exit(inputs).outputs
+        policy = Confidence(temperatures=(1.0,) * 3, thresholds=(0.9, 0.95))
+        result = runner.infer(inputs, policy=policy)
+        auditor = Auditor(runner, fraction=1.0, exits=3, maps=runner.manifest.has_maps, emit=collected)
+        draw_and_submit(auditor, inputs, result, revision=4, policy=policy)
+        auditor.start()
+        auditor.stop()
+    maps = np.stack([raw.argmax(axis=1).reshape(30, -1) for raw in outputs.values()], axis=1)
+    expected = (maps != maps[:, -1:]).mean(axis=2).astype(np.float32)
+    audit = Audit(start="0" * 16, sequence=1, bundle="a" * 64, cohort="c", revision=4, samples=tuple(collected.samples))
+    received = decode(encode(audit), Audit).samples
+    np.testing.assert_array_equal(np.array([sample.differing for sample in received], np.float32), expected)
+    exited = np.array([sample.exit for sample in received])
+    np.testing.assert_array_equal(exited, result.exits)
+    assert len(set(exited.tolist())) > 1
+    assert [sample.disagrees for sample in received] == (expected[np.arange(30), exited] > 0).tolist()
