@@ -37,7 +37,7 @@ from edgeexit_calibration.store.policy_bounds import PolicyBounds, read_bounds
 from edgeexit_calibration.store.tables import AuditedSampleRow, RegistrationRow
 from edgeexit_calibration.views.field_costs import CohortCosts, costs_in_use
 from edgeexit_calibration.views.history import PolicyView, policy_history
-from edgeexit_calibration.views.metrics import Accuracy, accuracy_of
+from edgeexit_calibration.views.metrics import UNITS, Accuracy, Unit, accuracy_of
 
 _CHANGES: Final = 5
 _DEVICES: Final = 5
@@ -72,6 +72,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     delta: float
     loss: Loss
     """What `risk` bounds."""
+    unit: Unit
+    """What the fractions of losses are of."""
     policy: PolicyView
     """The policy in force."""
     epoch: int
@@ -170,6 +172,7 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
         risk=rules.risk,
         delta=rules.delta,
         loss=rules.loss,
+        unit=UNITS[registration.task],
         policy=changes[-1],
         epoch=state.epoch,
         audits=state.audits,

@@ -32,11 +32,13 @@ from edgeexit_calibration.views.buckets import (
 )
 
 CLASSIFICATION: Final = "classification"
-_UNITS: Final[Mapping[str, Literal["samples", "pixels", "tokens"]]] = {
+Unit = Literal["samples", "pixels", "tokens"]
+UNITS: Final[Mapping[str, Unit]] = {
     CLASSIFICATION: "samples",
     "segmentation": "pixels",
     "tagging": "tokens",
 }
+"""Task of a bundle -> what its predictions are of."""
 
 
 class ExitMix(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +71,7 @@ class Disagreement(msgspec.Struct, frozen=True, kw_only=True):
     """Upper end of the interval; 1 without samples."""
     confidence: float
     """Confidence of the interval, e.g. 0.95."""
-    unit: Literal["samples", "pixels", "tokens"] = "samples"
+    unit: Unit = "samples"
     """What disagrees; the cohort's bundle decides it. `samples` if the cohort is not registered."""
 
 
@@ -194,7 +196,7 @@ def interval(
         low=lower_bound(floor(loss), samples, tail),
         high=upper_bound(ceil(loss), samples, tail),
         confidence=confidence,
-        unit=_UNITS[task],
+        unit=UNITS[task],
     )
 
 

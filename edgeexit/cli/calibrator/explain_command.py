@@ -63,7 +63,7 @@ def explanation_lines(found: "Explanation") -> list[tuple[str, str]]:
     label, *empty = ("changes", *[""] * (len(found.changes) - 1))
     changes = [(name, _change(policy)) for name, policy in zip((label, *empty), found.changes, strict=True)]
     return [
-        ("policy", _policy(found.policy)),
+        ("policy", _policy(found.policy, found.unit)),
         ("cost", _cost(found)),
         ("costs", costs_text(found.costs)),
         *([] if found.budget is None else [("budget", _budget(found, found.budget))]),
@@ -77,14 +77,15 @@ def explanation_lines(found: "Explanation") -> list[tuple[str, str]]:
     ]
 
 
-def _policy(policy: "PolicyView") -> str:
+def _policy(policy: "PolicyView", unit: str) -> str:
     certificate = policy.certificate
     unpublished = "" if policy.published_at else " (not published yet)"
     text = f"revision {policy.revision} since {policy.created_at:{_TIME}}{unpublished}, {policy.reason}; "
     if certificate is None:
         return text + "it has no certificate"
+    of_maps = "" if unit == "samples" else f"of the {unit} "
     return (
-        f"{text}certificate: {percent(certificate.observed)} of {certificate.samples:,} samples "
+        f"{text}certificate: {percent(certificate.observed)} {of_maps}of {certificate.samples:,} samples "
         f"{LOSSES_OF_SAMPLES[certificate.loss]}, the risk is at most {percent(certificate.upper_bound)}"
     )
 

@@ -5,7 +5,7 @@ from math import e
 import msgspec
 import numpy as np
 import pytest
-from edgeexit_calibration import disagreement, register
+from edgeexit_calibration import disagreement, explain, register
 from edgeexit_calibration.ingest.audit_check import wrong_task
 from edgeexit_calibration.ingest.uplink import RefusedUplink, Uplink, read_uplink
 from edgeexit_calibration.recalibrate.stored_audits import AuditReader
@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from edgeexit.fitting import lower_bound, upper_bound
 from edgeexit.wire import up_topic
-from tests.calibration.recalibrate.watching import GOAL, NOW, ingest
+from tests.calibration.recalibrate.watching import GOAL, NOW, ingest, new_watcher
 from tests.calibration.scenario import COHORT, DEVICE, audits_of, payload_of, store_uplinks
 
 FRACTIONS = [(0.5, 0.25, 0.0), (0.125, 0.0, 0.0)]
@@ -71,6 +71,9 @@ def test_one_batch_holds_audits_of_maps_and_of_classes(database, bundle, address
     assert classes.observed == sum(sample.disagrees for sample in others.samples) / 50
     with database.reading() as session:
         assert set(session.scalars(select(AuditTotalRow.labelled))) == {0}
+    new_watcher(database).check(now=NOW)
+    found = explain(database, address, now=NOW)
+    assert (found.unit, found.accuracy.samples) == ("pixels", 0)
 
 
 def test_only_audits_of_the_task_of_the_bundle_are_stored(database, bundle, address):
