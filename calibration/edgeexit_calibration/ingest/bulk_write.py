@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar, cast
 from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.dialects import postgresql
 
+from edgeexit_calibration.store.binary_array import binary_array
 from edgeexit_calibration.store.table_base import UtcDateTime
 
 _POSTGRESQL: Final = "postgresql"
@@ -117,7 +118,7 @@ def update_rows(
         values = ", ".join(f"{name} = {old}v.{name}" for name, old in zip(names, before, strict=True))
         same = " AND ".join(f"{table.name}.{key} = v.{key}" for key in keys)
         sql = f"UPDATE {table.name} SET {values} FROM {_unnest(table, (*names, *keys))} WHERE {same}"
-        return connection.exec_driver_sql(sql, _arrays(ordered)).rowcount
+        return connection.exec_driver_sql(sql, _arrays(table, (*names, *keys), ordered)).rowcount
     values = ", ".join(f"{name} = {old}?" for name, old in zip(names, before, strict=True))
     same = " AND ".join(f"{key} = ?" for key in keys)
     return connection.exec_driver_sql(f"UPDATE {table.name} SET {values} WHERE {same}", ordered).rowcount
@@ -131,7 +132,7 @@ def _execute(
     names = ", ".join(columns)
     if is_postgresql(connection):
         sql = f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {_unnest(table, columns)}{suffix}"
-        connection.exec_driver_sql(sql, _arrays(rows))
+        connection.exec_driver_sql(sql, _arrays(table, columns, rows))
     else:
         places = ", ".join("?" * len(columns))
         connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({places}){suffix}", list(rows))
@@ -144,9 +145,12 @@ def _sorted(rows: Sequence[tuple[Any, ...]], places: Sequence[int]) -> list[tupl
     return sorted(rows, key=first if is_enough else itemgetter(*places))
 
 
-def _arrays(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
-    """Return rows as one list per column."""
-    return tuple(map(list, zip(*rows, strict=True)))
+def _arrays(table: Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Return rows as one array per column."""
+    return tuple(
+        binary_array(_type_name(table, name), values)
+        for name, values in zip(columns, zip(*rows, strict=True), strict=True)
+    )
 
 
 @lru_cache(maxsize=64)
@@ -156,6 +160,7 @@ def _unnest(table: Table, columns: tuple[str, ...]) -> str:
     return f"unnest({arrays}) AS v({', '.join(columns)})"
 
 
+@lru_cache(maxsize=256)
 def _type_name(table: Table, column: str) -> str:
     """Return the name of a column's type, without the collation, which an array cannot have."""
     return table.c[column].type.compile(_CASTS).partition(" COLLATE")[0]

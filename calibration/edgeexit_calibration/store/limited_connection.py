@@ -1,5 +1,7 @@
 """A connection of psycopg on which a server that stops answering is an error after some seconds.
 
+It also takes a `BinaryArray` as a parameter.
+
 The options of TCP notice a server that cannot be reached. They do not notice a frozen one, or a proxy that accepts
 everything and forwards nothing.
 """
@@ -9,6 +11,10 @@ from collections.abc import Generator
 from typing import Any, Final
 
 import psycopg
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+
+from edgeexit_calibration.store.binary_array import BinaryArray
 
 MAX_WAIT_S: Final = 12.0
 _INTERVAL_S: Final = 0.1
@@ -42,3 +48,16 @@ class LimitedConnection(psycopg.Connection[Any]):
                 awaited = steps.send(ready)
         except StopIteration as end:
             return end.value
+
+
+class _BinaryArrayDumper(Dumper):
+    """Leaves the type to the cast in the statement."""
+
+    format = Format.BINARY
+
+    def dump(self, obj: BinaryArray) -> bytes:
+        """Return the encoded array."""
+        return obj.data
+
+
+psycopg.adapters.register_dumper(BinaryArray, _BinaryArrayDumper)

@@ -37,14 +37,15 @@ def postgresql_engine(url: URL, *, busy_timeout_s: float) -> Engine:
     settings = [f"-c {name}={value}" for name, value in options.items()]
     settings += [own_options] if isinstance(own_options, str) else list(own_options)
     arguments = {name: value for name, value in _CONNECTION.items() if name not in query}
-    try:
+    try:  # the import first: an engine copies which types psycopg can send
+        from edgeexit_calibration.store.limited_connection import LimitedConnection  # noqa: PLC0415 - an extra
+
         engine = create_engine(
             url.set(query=query),
             connect_args={**arguments, "options": " ".join(settings).strip()},
             pool_pre_ping=True,
             pool_timeout=10,
         )
-        from edgeexit_calibration.store.limited_connection import LimitedConnection  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise DatabaseError(
             f"database '{shown_url(url)}' needs the Python package psycopg; install it: "
