@@ -1,4 +1,4 @@
-"""A cache in memory with a limit on its entries and on their bytes; the entry that was put first goes first."""
+"""A cache in memory with a limit on its entries and on their bytes; the entry that was added first goes first."""
 
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
@@ -33,9 +33,9 @@ class BoundedCache(Generic[_Key, _Value]):
         return len(self._entries)
 
     def put(self, key: _Key, value: _Value) -> None:
-        """Add or replace an entry, as the newest one; remove the oldest ones while there is no room."""
+        """Add or replace an entry, which keeps its place; remove those that were added first while there is no room."""
         entries, size_of = self._entries, self._size_of
-        replaced = entries.pop(key, None)
+        replaced = entries.get(key)
         if replaced is not None:
             self._bytes -= size_of(replaced)
         entries[key] = value

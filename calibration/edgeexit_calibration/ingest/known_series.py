@@ -5,8 +5,9 @@ without a report for hours are read from the database each time, and locked, bec
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
 from sqlalchemy import Connection, select, tuple_
 
 from edgeexit_calibration.ingest.bounded_cache import BoundedCache
@@ -25,7 +26,7 @@ _REMEMBERED_S: Final = 2 * 3600
 """A series without a report for longer is read each time. Only series that are much older expire."""
 
 
-class NewestReport(NamedTuple):
+class NewestReport(msgspec.Struct, frozen=True, gc=False):
     """The report of a series with the highest sequence number, and the bucket of time that it belongs to."""
 
     sequence: int

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 from sqlalchemy import Connection
 
@@ -42,7 +43,7 @@ class AcceptedReport(NamedTuple):
     """Its counters [62 K + 1]."""
 
 
-class _SeriesStep(NamedTuple):
+class _SeriesStep(msgspec.Struct, frozen=True, gc=False):
     """A report that is newer than those before it in its series."""
 
     accepted: AcceptedReport
@@ -134,21 +135,21 @@ class SeriesStore:
         closing: list[int] = []
         keys: list[BucketKey] = []
         last: Span | None = None
-        for row, (accepted, key, known, follows, _) in enumerate(group.steps):
-            if not follows:
-                last = None if known is None else known.bucket
+        for row, step in enumerate(group.steps):
+            if not step.follows:
+                last = None if step.known is None else step.known.bucket
             if last is not None and (last != buckets[row] or decreases[row]):
                 closing.append(row)
-                keys.append((key[0], *last, key[2], accepted.cohort_id))
+                keys.append((step.key[0], *last, step.key[2], step.accepted.cohort_id))
             last = buckets[row]
         bases: dict[SeriesKey, bytes] = {}
         if not closing:
             return bases
         closed: list[bytes | None] = []
         for row, base in zip(closing, pack_rows(np.minimum(before[closing], matrix[closing])), strict=True):
-            _, key, known, *_ = group.steps[row]
-            closed.append(bases.get(key, None if known is None else known.base))
-            bases[key] = base
+            step = group.steps[row]
+            closed.append(bases.get(step.key, None if step.known is None else step.known.base))
+            bases[step.key] = base
         counted = before[closing] - unpack_rows(closed, matrix.shape[1] // PER_EXIT)
         self._device_buckets.add(connection, keys, counted, now_s=now_s)
         return bases
@@ -164,7 +165,9 @@ class SeriesStore:
         written: list[tuple[object, ...]] = []
         updated: list[tuple[object, ...]] = []
         for row, counts in zip(newest, packed, strict=True):
-            (_, cohort_id, report, _), key, known, *_ = steps[row]
+            step = steps[row]
+            key, known = step.key, step.known
+            _, cohort_id, report, _ = step.accepted
             changing = (report.sequence, counts, starts[row], received_at)
             bucket, base = buckets[row], bases.get(key)
             if base is None and known is not None:
