@@ -13,7 +13,7 @@ def certificate_of(chosen: ChosenPoint, exits: int, *, risk: float, delta: float
     """Return the certificate of a point of a path, for policies with so many exits."""
     test, point = chosen.path.test, chosen.point
     if not point:
-        return certificate_of_full_depth(chosen.exits, exits, risk=risk, delta=delta, loss=loss)
+        return certificate_of_full_depth(chosen.exits, exits, risk=risk, delta=delta)
     return Certificate(
         loss=loss,
         method="betting, at any time, fixed sequence",
@@ -26,12 +26,14 @@ def certificate_of(chosen: ChosenPoint, exits: int, *, risk: float, delta: float
     )
 
 
-def certificate_of_full_depth(
-    samples: npt.NDArray[Any], exits: int, *, risk: float, delta: float, loss: Loss
-) -> Certificate:
-    """Return the certificate of full depth, which has no loss; `samples` [N] exit at the final exit."""
+def certificate_of_full_depth(samples: npt.NDArray[Any], exits: int, *, risk: float, delta: float) -> Certificate:
+    """Return the certificate of full depth, which has no loss; `samples` [N] exit at the final exit.
+
+    It is that of the disagreement, which is at least every other loss: agents that know no other loss reject documents
+    that name one, and a policy that steps back must reach them, too.
+    """
     return Certificate(
-        loss=loss,
+        loss="disagreement",
         method="full depth",
         samples=max(len(samples), 1),
         risk=risk,

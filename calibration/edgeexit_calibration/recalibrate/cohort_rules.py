@@ -43,6 +43,7 @@ def rules_of(
     enough = max(2 * wanted + 1, _DEVICES_PER_TOLERATED * wanted)
     # All devices, not those that have sent audits: a forger may be the first one that does.
     devices = number_of_counted(session, registration.cohort_id, options.enrolment, now=now, limit=enough)
+    set_aside = devices_set_aside(session, registration.cohort_id)
     found = read_bounds(session, registration.cohort_id)
     bounds = PolicyBounds() if found is None else found.bounds
     return GuaranteeRules(
@@ -53,11 +54,12 @@ def rules_of(
         budget=registration.budget_ms if costs.unit == "ms" else None,
         alpha=options.alpha,
         tolerated_devices=min(wanted, max(devices - 1, 0) // 2),
-        tolerated_in_alarms=min(wanted, devices // _DEVICES_PER_TOLERATED),
+        # With those that are set aside: otherwise the monitor would begin anew when one is.
+        tolerated_in_alarms=min(wanted, (devices + len(set_aside)) // _DEVICES_PER_TOLERATED),
         min_gain=DEFAULT_MIN_GAIN if bounds.min_gain is None else bounds.min_gain,
         min_final_exits=bounds.min_final_exits,
         frozen=bounds.frozen,
-        set_aside=devices_set_aside(session, registration.cohort_id),
+        set_aside=set_aside,
         max_changes_per_day=(
             options.max_changes_per_day if bounds.max_changes_per_day is None else bounds.max_changes_per_day
         ),

@@ -101,19 +101,17 @@ def store_found(
             _update_troubles(row, now)
 
 
-def take_back_found(database: Database, cohort_id: int, *, now: datetime) -> None:
-    """Let the devices of a cohort count again that no user has set aside."""
+def take_back_found(session: Session, cohort_id: int, *, now: datetime) -> None:
+    """Let the devices of a cohort, which is locked, count again that no user has set aside."""
     query = select(DeviceRow).where(
         DeviceRow.cohort_id == cohort_id, DeviceRow.set_aside_by.is_not(None), DeviceRow.comparison.is_not(None)
     )
-    with database.writing() as session:
-        locked_cohort(session, cohort_id)
-        for row in session.scalars(query.order_by(DeviceRow.id).with_for_update(key_share=True)):
-            if row.set_aside_at is not None:
-                details = {"cause": "alarm"}
-                add_event(session, cohort_id, "taken back", details, actor=CALIBRATOR, now=now, device_id=row.id)
-            row.set_aside_at = row.set_aside_by = row.comparison = None
-            _update_troubles(row, now)
+    for row in session.scalars(query.order_by(DeviceRow.id).with_for_update(key_share=True)):
+        if row.set_aside_at is not None:
+            details = {"cause": "alarm"}
+            add_event(session, cohort_id, "taken back", details, actor=CALIBRATOR, now=now, device_id=row.id)
+        row.set_aside_at = row.set_aside_by = row.comparison = None
+        _update_troubles(row, now)
 
 
 def _room(session: Session, cohort_id: int, wanted: int, enrolment: Enrolment, now: datetime) -> int:

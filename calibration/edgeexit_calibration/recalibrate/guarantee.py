@@ -356,9 +356,7 @@ def _stepped_back(
     change = PolicyChange(
         kind="stepped back",
         policy=full_depth,
-        certificate=certificate_of_full_depth(
-            exits[:, 0], full_depth.exits, risk=rules.risk, delta=rules.delta, loss=rules.loss
-        ),
+        certificate=certificate_of_full_depth(exits[:, 0], full_depth.exits, risk=rules.risk, delta=rules.delta),
         cost=cost,
         cost_before=cost_before,
         alarm=alarm,

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from edgeexit.policies import PolicyDocument
 from edgeexit.policies.document import MAX_REVISION
 from edgeexit_calibration.recalibrate.audit_rate import next_rule
+from edgeexit_calibration.recalibrate.found_devices import take_back_found
 from edgeexit_calibration.recalibrate.guarantee import Guarantee, GuaranteeRules, PolicyChange
 from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot
 from edgeexit_calibration.recalibrate.stored_guarantees import write_guarantee
@@ -67,7 +68,7 @@ def store_change(
     audit_fraction: float | None,
     now: datetime,
 ) -> StoredChange | None:
-    """Store a change of the current policy, and the state after it.
+    """Store a change of the current policy, and the state after it. An alarm takes back devices that were found.
 
     Return None, and store nothing, if the current policy was replaced meanwhile. For `audit_fraction` see
     `audit_rate.next_rule`.
@@ -81,6 +82,7 @@ def store_change(
         if change.alarm is not None:
             details = _exceeded(document.revision, change, rules)
             add_event(session, cohort_id, "risk exceeded", details, actor=CALIBRATOR, now=now)
+            take_back_found(session, cohort_id, now=now)
         audit = next_rule(session, cohort_id, state, rules, raised=audit_fraction, now=now)
         revision = add_revision(
             session,

@@ -21,7 +21,7 @@ from edgeexit.policies.document import MAX_REVISION
 from edgeexit_calibration.recalibrate.audit_rate import useful_audits
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.cohort_rules import RecalibrationOptions, rules_of
-from edgeexit_calibration.recalibrate.found_devices import store_found, take_back_found
+from edgeexit_calibration.recalibrate.found_devices import store_found
 from edgeexit_calibration.recalibrate.guarantee import (
     COMPARED_AUDITS,
     NO_GAIN,
@@ -281,7 +281,6 @@ class Watcher:
         if stored is None:
             return False  # the next check reads it
         if change.alarm is not None:
-            take_back_found(self._database, watched.current.cohort_id, now=now)
             watched.found = frozenset()
         watched.follow(stored.document, stored.state, now)
         return True

@@ -13,8 +13,10 @@ from edgeexit_calibration import (
     status,
     take_device_back,
 )
+from edgeexit_calibration.recalibrate import watcher
 from edgeexit_calibration.recalibrate.device_comparison import FarDevice
 from edgeexit_calibration.recalibrate.found_devices import devices_set_aside, store_found, take_back_found
+from edgeexit_calibration.recalibrate.policy_changes import store_change
 from edgeexit_calibration.store.tables import CohortRow, DeviceRow
 from sqlalchemy import select
 
@@ -94,7 +96,8 @@ def test_an_alarm_takes_back_what_was_found_and_not_what_a_user_has_set_aside(da
     _, cohort_id, ids = fleet(20)
     store_found(database, cohort_id, far(ids[0], ids[1]), "open", now=NOW)
     set_device_aside(database, "camera-02", **BY)
-    take_back_found(database, cohort_id, now=NOW)
+    with database.writing() as session:
+        take_back_found(session, cohort_id, now=NOW)
     assert aside(database, cohort_id) == (ids[2],)
     assert [item.kind for item in kinds(database).values()] == ["set aside"]
     assert [event.kind for event in device_events(database)].count("taken back") == 1
@@ -140,9 +143,33 @@ def test_a_device_with_many_losses_is_found_from_its_audits_and_the_others_keep_
             ingest(database, *messages, device=address)
     check_all(watching)
     assert aside(database, cohort_id) == (ids[7],)
+    [watched] = watching._watched.values()
+    before = watched.state.monitor.samples
+    ingest(database, *audits_of(bundle, 12, seed=4, first_sequence=40), device=addresses(20)[8])
     ingest(database, *audits_of(bundle, 200, trust=0.0, seed=5, first_sequence=50), device=addresses(20)[7])
     check_all(watching)
-    [watched] = watching._watched.values()
     assert watched.state.set_aside == (ids[7],)
+    assert watched.state.monitor.samples == before + 12, "the monitor goes on"
     assert watched.state.last > 12 * 12 * 20
     assert "risk exceeded" not in [event.kind for event in events(database, cohort)]
+
+
+def test_an_alarm_takes_back_what_was_found_in_the_transaction_that_stores_its_policy(
+    database, bundle, fleet, monkeypatch
+):
+    cohort, cohort_id, ids = fleet(20)
+    watching = new_watcher(database)
+    check_all(watching)
+    store_found(database, cohort_id, far(ids[3]), "open", now=NOW)
+    for number in (0, 1, 2):
+        ingest(database, *audits_of(bundle, 200, trust=0.2, seed=number), device=addresses(20)[number])
+    monkeypatch.setattr(watching, "_store_found", lambda *_: None)
+
+    def stop_after(*arguments, **options):
+        store_change(*arguments, **options)
+        raise RuntimeError("the process ends right after it has stored the policy")
+
+    monkeypatch.setattr(watcher, "store_change", stop_after)
+    check_all(watching)
+    assert "risk exceeded" in [event.kind for event in events(database, cohort)]
+    assert aside(database, cohort_id) == ()
