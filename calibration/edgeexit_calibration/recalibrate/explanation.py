@@ -146,6 +146,7 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
             raise ExplanationError(
                 f"the calibrator has not checked cohort '{cohort}' yet; does `edgeexit calibrator run` run?"
             )
+        _check_registration(cohort, registration, stored.rules)
         revisions = comparable_revisions(session, found.id, stored.state.policy)
         used = stored.state.used_revisions
         reader = AuditReader(found.id, stored.state.policy, revisions, used, loss=stored.rules.loss)
@@ -193,6 +194,15 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
         devices=devices,
         changes=tuple(changes),
     )
+
+
+def _check_registration(cohort: CohortAddress, registration: RegistrationRow, rules: GuaranteeRules) -> None:
+    """Raise ExplanationError if the stored state is that of an earlier registration."""
+    if (registration.loss, registration.risk, registration.delta) != (rules.loss, rules.risk, rules.delta):
+        raise ExplanationError(
+            f"the calibrator has not checked cohort '{cohort}' since it was registered with the {registration.loss} "
+            f"{registration.risk:g} and delta {registration.delta:g}; does `edgeexit calibrator run` run?"
+        )
 
 
 def _with_bounds(rules: GuaranteeRules, bounds: PolicyBounds, set_aside: tuple[int, ...]) -> GuaranteeRules:

@@ -97,7 +97,7 @@ def revoke_device_command(device: DeviceArgument, database: DatabaseOption = DAT
     name = revoke_device(store, device, user=current_user(), now=datetime.now(timezone.utc))
     store.close()
     console.print(f"{name} is revoked; its reports and audits are refused from now on")
-    next_step(f"edgeexit calibrator approve {name} stores them again")
+    next_step(f"edgeexit calibrator approve {name} --database {store.name} stores them again")
 
 
 def clear_clone_command(device: DeviceArgument, database: DatabaseOption = DATABASE) -> None:
@@ -139,4 +139,4 @@ def set_aside_command(
         next_step(f"edgeexit calibrator status --database {store.name}")
     else:
         console.print(f"{name} is set aside: its audits are stored, but count in no certificate and no alarm")
-        next_step(f"edgeexit calibrator set-aside {name} --back lets them count again")
+        next_step(f"edgeexit calibrator set-aside {name} --back --database {store.name} lets them count again")

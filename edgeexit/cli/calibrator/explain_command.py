@@ -19,6 +19,8 @@ _TIME: Final = "%Y-%m-%d %H:%M:%S UTC"
 _HOURS_PER_DAY: Final = 24
 _SECONDS_PER_MINUTE: Final = 60
 _LABEL_WIDTH: Final = 9
+_EARLIER_CHANGES: Final = 2
+"""Changes that are shown before the one that put the policy in force."""
 
 
 def explain_command(
@@ -59,13 +61,13 @@ def explain_command(
 
 
 def explanation_lines(found: "Explanation") -> list[tuple[str, str]]:
-    """Return the label and the text of each line."""
-    label, *empty = ("changes", *[""] * (len(found.changes) - 1))
-    changes = [(name, _change(policy)) for name, policy in zip((label, *empty), found.changes, strict=True)]
+    """Return the label and the text of each line; a line that would say nothing new is left out."""
+    earlier = found.changes[:-1][-_EARLIER_CHANGES:]
+    changes = [("" if number else "changes", _change(policy)) for number, policy in enumerate(earlier)]
     return [
         ("policy", _policy(found.policy, found.unit)),
         ("cost", _cost(found)),
-        ("costs", costs_text(found.costs)),
+        *([("costs", costs_text(found.costs))] if found.costs.unit == "ms" else []),
         *([] if found.budget is None else [("budget", _budget(found, found.budget))]),
         *([("accuracy", _accuracy(found.accuracy))] if found.accuracy.samples else []),
         ("bolder", _bolder(found)),
@@ -80,7 +82,8 @@ def explanation_lines(found: "Explanation") -> list[tuple[str, str]]:
 def _policy(policy: "PolicyView", unit: str) -> str:
     certificate = policy.certificate
     unpublished = "" if policy.published_at else " (not published yet)"
-    text = f"revision {policy.revision} since {policy.created_at:{_TIME}}{unpublished}, {policy.reason}; "
+    since = f"{policy.created_at:{_TIME}}{unpublished}"
+    text = f"revision {policy.revision} since {since}, by {policy.created_by}: {policy.reason}; "
     if certificate is None:
         return text + "it has no certificate"
     of_maps = "" if unit == "samples" else f"of the {unit} "
@@ -163,7 +166,8 @@ def _raised_audits(found: "Explanation") -> list[tuple[str, str]]:
     if rule is None or end_in is None:
         return []
     until = f"for {_audits(found, end_in)}" if end_in else "until the next check"
-    return [("audits", f"raised to {percent(rule.fraction)} of the samples since the alarm, {until}")]
+    wanted = f"{percent(rule.fraction)} of the samples, at most the max_audit_fraction of each device"
+    return [("audits", f"raised since the alarm: {wanted}, {until}")]
 
 
 def _bounds(found: "Explanation") -> list[tuple[str, str]]:

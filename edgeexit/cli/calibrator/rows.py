@@ -1,7 +1,7 @@
 """The table rows of `edgeexit calibrator devices` and `edgeexit calibrator history`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeexit.formatting import percent, threshold_text
 
@@ -62,9 +62,23 @@ def policy_cells(policy: "PolicyView") -> Sequence[str]:
 
 
 def event_cells(event: "EventView") -> Sequence[str]:
-    """Return a row of the audit log."""
-    details = "; ".join(
-        f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}"
-        for name, value in event.details.items()
-    )
+    """Return a row of the audit log of devices, without the device."""
+    details = "; ".join(f"{name}: {_detail(value)}" for name, value in event.details.items())
     return event.kind, f"{event.time:{_TIME}}", event.actor, details
+
+
+def cohort_event_cells(event: "EventView") -> Sequence[str]:
+    """Return a row of the audit log of a cohort; its details name the device that the event is about."""
+    *cells, details = event_cells(event)
+    return (*cells, "; ".join(filter(None, ("" if event.device is None else f"device: {event.device}", details))))
+
+
+def _detail(value: Any) -> str:
+    """Return a value of the details of an event, as commands write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(map(_detail, value)) if isinstance(value, list) else str(value)

@@ -134,7 +134,7 @@ def history_command(
     for address, policies, log in histories:
         print_table(f"Policies of {address}", rows.POLICY_COLUMNS, [rows.policy_cells(policy) for policy in policies])
         if log:
-            print_table(f"Events of {address}", rows.EVENT_COLUMNS, [rows.event_cells(event) for event in log])
+            print_table(f"Events of {address}", rows.EVENT_COLUMNS, [rows.cohort_event_cells(event) for event in log])
     if of_devices or device is not None:
         cells = [(event.device or "", *rows.event_cells(event)) for event in of_devices]
         print_table("Events of devices", ("device", *rows.EVENT_COLUMNS), cells)

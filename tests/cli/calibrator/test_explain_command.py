@@ -48,12 +48,12 @@ def test_the_lines_say_what_is_in_force_what_it_costs_and_when_it_changes(databa
     assert f"{cohort}: with confidence 90.0 %, at most 10.0 % of the predictions differ" in output
     lines = lines_of(output)
     assert lines["policy"].startswith("revision 1 since ")
-    assert "registered; certificate: " in lines["policy"]
+    assert "by ada: registered; certificate: " in lines["policy"]
     assert " of full depth on the audits since the last alarm or registration (600)" in lines["cost"]
     assert "audits" in lines["bolder"]
     assert lines["alarm"].startswith("within ")
     assert "min at the recent rate)" in lines["alarm"]
-    assert "by ada: registered" in lines["changes"]
+    assert "changes" not in lines
     assert f"next: edgeexit calibrator history --cohort {cohort}" in output
 
 
@@ -66,6 +66,7 @@ def test_after_a_drift_the_lines_name_the_step_back_and_the_missing_audits(datab
         watching.check(now=NOW)
     lines = lines_of(explain(database_url, f"shop/{COHORT}"))
     assert "stepped back: disagreement above 10 % since audit" in lines["policy"]
+    assert "by ada: registered" in lines["changes"]
     assert lines["cost"].startswith("100.0 % of full depth")
     assert "are missing to certify it" in lines["bolder"]
     assert lines["alarm"] == "none: at full depth, no predictions differ from the final exit's"
@@ -79,7 +80,7 @@ def test_a_raised_audit_fraction_is_named_with_its_end(database, database_url, b
     ingest(database, *audits_of(bundle, 200, trust=0.3, seed=12), now=NOW)
     watching.check(now=NOW)
     text = lines_of(explain(database_url, COHORT))["audits"]
-    assert text.startswith("raised to 5.0 % of the samples since the alarm, for 1,")
+    assert text.startswith("raised since the alarm: 5.0 % of the samples, at most the max_audit_fraction of each")
     found = json.loads(explain(database_url, COHORT, "--json"))
     assert found["policy"]["audit"] == {"fraction": 0.05}
     assert f"for {found['raised_audits_end_in']:,} audits" in text
@@ -136,6 +137,11 @@ def test_an_unknown_name_an_unregistered_and_an_unchecked_cohort_are_errors(data
         explain(database_url, COHORT)
     register(database, bundle, cohort=COHORT, **GOAL)
     with pytest.raises(ExplanationError, match="has not checked"):
+        explain(database_url, COHORT)
+    new_watcher(database).check(now=NOW)
+    explain(database_url, COHORT)
+    register(database, bundle, cohort=COHORT, **GOAL, loss="regret")
+    with pytest.raises(ExplanationError, match=r"since it was registered with the regret 0.1 and delta 0.1"):
         explain(database_url, COHORT)
 
 

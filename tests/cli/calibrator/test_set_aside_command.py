@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from edgeexit.cli.calibrator import calibrator_app
 from tests.calibration.recalibrate.watching import ingest
-from tests.calibration.scenario import DEVICE, state_of
+from tests.calibration.scenario import COHORT, DEVICE, state_of
 
 
 @pytest.fixture
@@ -35,6 +35,8 @@ def test_a_device_is_set_aside_listed_and_taken_back(database, invoke):
     assert "counts again" in invoke("set-aside", "s0/camera-1", "--back")
     assert invoke("devices", "--trouble", "set aside", "--json") == ""
     assert [event.kind for event in device_events(database)] == ["set aside", "taken back"]
+    [row] = [line for line in invoke("history", "--cohort", COHORT).splitlines() if line.startswith("| set aside")]
+    assert "device: shop/s0/camera-1" in row
 
 
 def test_what_is_not_possible_is_one_line(invoke):
