@@ -43,6 +43,11 @@ def useful_audits(rules: GuaranteeRules) -> int:
     return samples_to_certify(expected, 1, limit=_LIMIT) or _LIMIT
 
 
+def needs_more_audits(state: Guarantee, rules: GuaranteeRules) -> bool:
+    """Return whether a raised fraction is useful: in an epoch that an alarm began, until there are enough audits."""
+    return state.epoch > 1 and state.audits < useful_audits(rules)
+
+
 def next_rule(
     session: Session,
     cohort_id: int,
@@ -57,13 +62,13 @@ def next_rule(
     Args:
         session: a session of the database.
         cohort_id: id of the cohort.
-        state: the state after the change of the policy; only an epoch that an alarm began raises the fraction.
+        state: the state after the change of the policy.
         rules: the rules of the cohort.
         raised: the raised fraction; 0: it is never raised; None: five times the median of the devices' own fractions.
         now: the time.
 
     """
-    if state.epoch == 1 or raised == 0 or state.audits >= useful_audits(rules):
+    if raised == 0 or not needs_more_audits(state, rules):
         return None
     own = _own_fractions(session, cohort_id, now)
     if own is None:

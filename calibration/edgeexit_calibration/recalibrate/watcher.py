@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from edgeexit.limited_log import LimitedLog
 from edgeexit.policies import PolicyDocument, decode_document
 from edgeexit.policies.document import MAX_REVISION
-from edgeexit_calibration.recalibrate.audit_rate import useful_audits
+from edgeexit_calibration.recalibrate.audit_rate import needs_more_audits
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.cohort_rules import RecalibrationOptions, rules_of
 from edgeexit_calibration.recalibrate.found_devices import store_found
@@ -286,11 +286,11 @@ class Watcher:
         return True
 
     def _end_raised_audits(self, watched: _WatchedCohort, now: datetime) -> None:
-        """Take back a raised audit fraction that has brought enough audits, if no bolder policy has done it."""
+        """Take back a raised audit fraction that is not useful any more, if no bolder policy has done it."""
         current, state = watched.current, watched.state
         if current.document.audit is None or current.document.revision == MAX_REVISION:
             return
-        if state.audits >= useful_audits(current.rules):
+        if not needs_more_audits(state, current.rules):
             document = store_usual_audits(self._database, current, state, now=now)
             if document is not None:
                 watched.follow(document, state, now)

@@ -143,3 +143,14 @@ def test_a_policy_with_another_number_keeps_its_rule(database, bundle, cohort):
     with database.reading() as session:
         document = decode_document(current_revision(session, cohort_id).document.encode())
     assert (document.revision, document.audit) == (51, AuditRule(fraction=pytest.approx(0.05)))
+
+
+def test_a_guarantee_that_begins_anew_takes_the_raised_fraction_back(database, bundle, cohort):
+    run_devices(database, bundle, 0.01)
+    watching = new_watcher(database)
+    step_back(database, bundle, watching)
+    register(database, bundle, cohort=COHORT, **GOAL, loss="regret")  # no device sends labels
+    check_all(watching)
+    assert rules_of_revisions(database, cohort) == [pytest.approx(0.05), None]
+    check_all(watching)
+    assert len(rules_of_revisions(database, cohort)) == 2
