@@ -183,14 +183,16 @@ def advance(
     """Return the state after new audits, up to the first change of the policy, and that change.
 
     `last` of the state says which audits were read; call again with the others. If `rules` tolerate another number of
-    devices or of false alarms than before, the monitor and the tests begin anew. If other devices are set aside, the
-    tests begin anew; the monitor goes on, because it concerns the policy in force, whatever the devices are.
+    devices or of false alarms than before, or other devices are set aside, the tests begin anew. The monitor does only
+    if its own terms are others: it concerns the policy in force, whatever the devices are.
     """
-    has_same_terms = _terms(state) == (rules.tolerated_devices, rules.tolerated_in_alarms, rules.alpha)
+    before = state.cohort_monitor
+    has_same_monitor = (before.tolerated_devices, before.alpha) == (rules.tolerated_in_alarms, rules.alpha)
+    has_same_tests = has_same_monitor and state.paths[0].devices.tolerated == rules.tolerated_devices
     if rules.set_aside:
         history = _counting(history, rules)
-    if not has_same_terms or state.set_aside != rules.set_aside:
-        monitor = state.cohort_monitor if has_same_terms else _monitor(rules)
+    if not has_same_tests or state.set_aside != rules.set_aside:
+        monitor = before if has_same_monitor else _monitor(rules)
         state = _begun_anew(state, monitor, history, rules)
     audits = audits.after(state.last)
     while len(audits.ids):
@@ -245,12 +247,6 @@ def _observed(state: Guarantee, audits: Audits, rules: GuaranteeRules) -> tuple[
         audits=state.audits + len(used.ids),
     )
     return following, None
-
-
-def _terms(state: Guarantee) -> tuple[int, int, float]:
-    """Return the terms of the rules that the monitor and the tests of a state have."""
-    monitor = state.cohort_monitor
-    return state.paths[0].devices.tolerated, monitor.tolerated_devices, monitor.alpha
 
 
 def _counting(history: History, rules: GuaranteeRules) -> History:
