@@ -49,7 +49,7 @@ def stated_goal(
     `costs` are those of `bundle`. Raises FittingError for more than one goal, for values out of range, and for a
     budget or speed-up that the first exit alone cannot reach.
     """
-    from edgeexit.fitting import MaxDrop, MaxRisk
+    from edgeexit.fitting import MaxDrop
 
     options = {
         "--budget-ms": budget_ms, "--speedup": speedup, "--max-drop": max_drop, "--max-risk": max_risk, "--rule": rule
@@ -67,6 +67,13 @@ def stated_goal(
         return checked_goal("--max-drop", MaxDrop(drop=max_drop))
     if rule is not None:
         return _rule(rule, policy)
+    return risk_goal(max_risk, delta)
+
+
+def risk_goal(max_risk: float | None, delta: float | None) -> "Goal":
+    """Return the goal of `--max-risk` and `--delta`. Raises FittingError for values out of range."""
+    from edgeexit.fitting import MaxRisk
+
     risk = MaxRisk(
         risk=_DEFAULT_RISK if max_risk is None else max_risk, delta=_DEFAULT_DELTA if delta is None else delta
     )

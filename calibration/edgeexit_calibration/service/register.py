@@ -25,6 +25,8 @@ from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import RegistrationRow
 from edgeexit_calibration.views.field_costs import CohortCosts
 
+DEFAULT_RISK: Final = 0.05
+DEFAULT_DELTA: Final = 0.1
 _ENVELOPE_BYTES: Final = 1024
 """Bytes of a message for the signature, and for the scope and the rollout of a document."""
 _MAX_POLICY_BYTES: Final = (MAX_BYTES - _ENVELOPE_BYTES) // 4 * 3
@@ -35,6 +37,8 @@ class RegistrationResult(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of a registration."""
 
     cohort: CohortAddress
+    risk: float
+    delta: float
     loss: Loss
     revision: int
     """The cohort's current revision."""
@@ -65,9 +69,9 @@ def register(
     *,
     fleet: str,
     cohort: str,
-    risk: float,
-    delta: float,
     user: str,
+    risk: float | None = None,
+    delta: float | None = None,
     loss: Loss | None = None,
     costs: Costs | None = None,
     max_latency: LatencyBound | None = None,
@@ -77,17 +81,17 @@ def register(
     """Register a cohort, so that the calibrator publishes, watches and adapts its policy.
 
     The first registration stores the bundle's policy as revision 1, or as a higher revision if devices already run
-    one. A later registration changes the risk; it adds a revision only if the bundle has a new policy.
+    one. A later registration adds one only if the bundle has a new policy. What it does not name stays as registered.
 
     Args:
         database: stores the registration.
         bundle: must contain a policy.
         fleet: name of the fleet.
         cohort: label of the cohort in the fleet.
-        risk: upper bound on the expected loss, 0 to 1; for segmentation and tagging, on the mean fraction of the pixels
-            or tokens that differ.
-        delta: probability with which the bound may fail, 0 to 1.
         user: name of the user, for the audit log.
+        risk: upper bound on the expected loss, 0 to 1; for segmentation and tagging, on the mean fraction of the pixels
+            or tokens that differ. None: the registered one, or else `DEFAULT_RISK`.
+        delta: probability with which the bound may fail, 0 to 1. None: the registered one, or else `DEFAULT_DELTA`.
         loss: what is bounded; None: the registered loss, or else the disagreement. Another one begins the guarantee
             anew. If it needs labels, only audits with a label count.
         costs: costs of the exits; default: `Bundle.costs`.
@@ -103,7 +107,6 @@ def register(
 
     """
     address = CohortAddress(check_name("fleet", fleet), bundle.digest, check_name("cohort", cohort))
-    samples_needed(risk, delta)  # raises FittingError for values that no number of samples can certify
     document = bundle.policy()
     if document is None:
         raise BundleError(f"bundle '{bundle.path}' has no policy; run `edgeexit fit` first")
@@ -129,6 +132,7 @@ def register(
     with database.writing() as session:
         row = locked_cohort(session, find_or_add_cohort(session, address).id)
         registration = session.get(RegistrationRow, row.id)
+        risk, delta = _risk_and_delta(registration, risk, delta)
         current = current_revision(session, row.id)
         known = None if current is None else decode_document(current.document.encode())
         has_new_policy = registration is None or registration.bundle_policy != content
@@ -175,12 +179,24 @@ def register(
         cohort=address,
         revision=revision,
         is_new_revision=reason is not None,
+        risk=risk,
+        delta=delta,
         loss=bounded,
         certificate=in_force.certificate,
         policy=in_force.policy.kind,
         costs=costs_used,
         budget_ms=budget,
     )
+
+
+def _risk_and_delta(
+    registration: RegistrationRow | None, risk: float | None, delta: float | None
+) -> tuple[float, float]:
+    """Return what a registration bounds; what is None stays as registered. Raises FittingError for invalid values."""
+    kept = (DEFAULT_RISK, DEFAULT_DELTA) if registration is None else (registration.risk, registration.delta)
+    bound = kept[0] if risk is None else risk, kept[1] if delta is None else delta
+    samples_needed(*bound)  # raises for values that no number of samples can certify
+    return bound
 
 
 def _kept_bound(document: PolicyDocument, known: PolicyDocument | None, *, has_new_policy: bool) -> LatencyBound | None:

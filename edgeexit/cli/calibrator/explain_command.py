@@ -95,7 +95,7 @@ def _policy(policy: "PolicyView", unit: str) -> str:
 
 def _cost(found: "Explanation") -> str:
     if found.cost is None:
-        return "not known yet: no audit has arrived since the last alarm or registration"
+        return f"not known yet: no audit{_labelled(found)} has arrived since the last alarm or registration"
     return (
         f"{percent(found.cost)} of full depth on the audits since the last alarm or registration ({found.audits:,}); "
         f"exits {', '.join(found.exits)}: {mix_text(found.exit_rates)}"
@@ -203,10 +203,15 @@ def _change(policy: "PolicyView") -> str:
     return f"revision {policy.revision}, {policy.created_at:{_TIME}}, by {policy.created_by}: {policy.reason}"
 
 
+def _labelled(found: "Explanation") -> str:
+    """Return what the audits of a cohort must have to count."""
+    return " with a label" if found.loss == "regret" else ""
+
+
 def _audits(found: "Explanation", count: int) -> str:
     """Return a number of audits, with the time in which they arrive at the recent rate."""
     hours = found.hours(count)
-    text = f"{count:,} audit{'' if count == 1 else 's'}"
+    text = f"{count:,} audit{'' if count == 1 else 's'}{_labelled(found)}"
     return text if hours is None else f"{text} ({duration(hours)} at the recent rate)"
 
 

@@ -8,7 +8,7 @@ import typer
 from edgeexit.cli.calibrator.cost_text import costs_text
 from edgeexit.cli.calibrator.loss_texts import LOSS_TEXTS
 from edgeexit.cli.calibrator.shared_options import DATABASE, DatabaseOption, current_user
-from edgeexit.cli.fit_goals import checked_goal
+from edgeexit.cli.fit_goals import risk_goal
 from edgeexit.cli.rejected_profile import rejected_profile
 from edgeexit.console import console, next_step, printable, warn
 from edgeexit.formatting import percent
@@ -24,9 +24,18 @@ def register_command(
     fleet: Annotated[str, typer.Option(help="Name of the fleet.")],
     cohort: Annotated[str, typer.Option(help="Name of the cohort, as in the configuration of its devices.")],
     max_risk: Annotated[
-        float, typer.Option(help="Maximum fraction of predictions that may have the loss, see --loss.")
-    ] = 0.05,
-    delta: Annotated[float, typer.Option(help="Probability with which the certificate may be wrong.")] = 0.1,
+        float | None,
+        typer.Option(
+            help="Maximum fraction of predictions that may have the loss, see --loss. Default: the registered one, or "
+            "else 0.05."
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(
+            help="Probability with which the certificate may be wrong. Default: the registered one, or else 0.1."
+        ),
+    ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
@@ -68,8 +77,8 @@ def register_command(
 ) -> None:
     """Register a cohort, so that the calibrator publishes, watches and adapts its policy.
 
-    Registering a cohort again changes its maximum risk. If the bundle has a new policy, it becomes the
-    next revision. The loss, a latency bound and a budget stay unless another one is given.
+    Registering a cohort again changes what you name; the risk, delta, the loss, a latency bound and a budget stay
+    otherwise. If the bundle has a new policy, it becomes the next revision.
 
     Example: `edgeexit calibrator register quickstart/bundle --fleet shop --cohort cameras --max-risk 0.05`
     """
@@ -77,7 +86,6 @@ def register_command(
 
     from edgeexit.bundle import Bundle
     from edgeexit.errors import ConfigError
-    from edgeexit.fitting import MaxRisk
     from edgeexit.policies.document import LatencyBound
     from edgeexit.signing import load_public_key
 
@@ -87,7 +95,7 @@ def register_command(
         raise ConfigError(f"--budget-ms {budget_ms:g} and --no-budget exclude each other; give one of them")
     bound = None if max_latency_ms is None else LatencyBound(quantile=max_latency_quantile, ms=max_latency_ms)
     checked_loss = None if loss is None else _checked_loss(loss)
-    checked_goal("--max-risk, --delta", MaxRisk(risk=max_risk, delta=delta))
+    risk_goal(max_risk, delta)
     opened = Bundle.open(bundle, trusted_keys=[load_public_key(path) for path in trust or ()])
     costs = opened.costs(force=force)
     if trust and costs.unit == "ms" and opened.has_unsigned_profile:
@@ -98,10 +106,10 @@ def register_command(
         opened,
         fleet=fleet,
         cohort=cohort,
+        user=current_user(),
         risk=max_risk,
         delta=delta,
         loss=checked_loss,
-        user=current_user(),
         costs=costs,
         max_latency=bound,
         budget_ms=budget_ms,
@@ -113,10 +121,10 @@ def register_command(
     change = "new revision" if result.is_new_revision else "unchanged revision"
     console.print(
         f"registered {printable(opened.manifest.model)} for {result.cohort}: maximum {result.loss} "
-        f"{percent(max_risk)} with probability {100 * (1 - delta):g} %; {change} {result.revision}"
+        f"{percent(result.risk)} with probability {100 * (1 - result.delta):g} %; {change} {result.revision}"
     )
     _print_budget(result, is_kept=budget_ms is None)
-    _warn_about_policy(result, max_risk)
+    _warn_about_policy(result)
     next_step(f"edgeexit calibrator run --fleet {fleet} --database {store.name} --key calibrator.key")
 
 
@@ -144,9 +152,9 @@ def _checked_loss(loss: str) -> "Loss":
     raise ConfigError(f"--loss '{loss}' is not known; use one of {', '.join(LOSS_TEXTS)}")
 
 
-def _warn_about_policy(result: "RegistrationResult", max_risk: float) -> None:
+def _warn_about_policy(result: "RegistrationResult") -> None:
     """Warn if the current policy has no certificate for the maximum risk."""
-    if result.certified_risk is not None and result.certified_risk <= max_risk:
+    if result.certified_risk is not None and result.certified_risk <= result.risk:
         return
     if result.certificate is None:
         known = "not certified"
@@ -156,5 +164,5 @@ def _warn_about_policy(result: "RegistrationResult", max_risk: float) -> None:
         known = f"certified for {percent(result.certified_risk)} only"
     warn(
         f"the policy of revision {result.revision} is {known}; it stays in use until the "
-        f"{result.loss} of audits exceeds {percent(max_risk)}"
+        f"{result.loss} of audits exceeds {percent(result.risk)}"
     )

@@ -60,6 +60,18 @@ def test_another_risk_does_not_add_a_revision(database, bundle):
     ]
 
 
+def test_what_a_registration_does_not_name_stays(database, bundle):
+    """So a budget or a loss can be registered without loosening the risk."""
+    unnamed = {name: GOAL[name] for name in ("fleet", "cohort", "user")}
+    first = register(database, bundle, **unnamed)
+    assert (first.risk, first.delta, first.loss) == (0.05, 0.1, "disagreement")
+    register(database, bundle, **unnamed, risk=0.02, delta=0.2, loss="regret")
+    again = register(database, bundle, **unnamed)
+    assert (again.risk, again.delta, again.loss) == (0.02, 0.2, "regret")
+    [cohort] = cohorts(database)
+    assert (cohort.risk, cohort.delta, cohort.loss) == (0.02, 0.2, "regret")
+
+
 def test_a_bundle_with_a_new_policy_adds_a_revision(database, tmp_path):
     bundle = fitted_bundle(tmp_path / "bundle")
     register(database, bundle, **GOAL)
@@ -138,7 +150,8 @@ def test_a_policy_without_a_fitting_kind_can_be_registered(database, tmp_path, m
     assert register(database, bundle, **GOAL).policy == "scaled"
 
 
-def test_the_latencies_of_an_invalid_profile_are_taken_only_on_request(database, bundle):
+def test_the_latencies_of_an_invalid_profile_are_taken_only_on_request(database, tmp_path):
+    bundle = fitted_bundle(tmp_path / "bundle")
     found = LatencyProfile(
         bundle=bundle.digest, machine="m", runtime="r", threads=1, batch=1, cold_load_ms=1, first_run_ms=1,
         stages=tuple(StageProfile(name=stage.name, latency=summarise([1.0] * 9)) for stage in bundle.manifest.stages),

@@ -227,10 +227,12 @@ def test_with_a_trusted_key_only_a_bundle_that_it_signed_is_registered(tmp_path)
     assert "new revision 1" in invoke("register", bundle.path, *where).output
 
 
-@pytest.mark.parametrize(("option", "name"), [("--max-risk", "risk"), ("--delta", "delta")])
-def test_a_risk_out_of_range_names_the_option_and_leaves_no_database(tmp_path, bundle, option, name):
+@pytest.mark.parametrize(
+    ("option", "named"), [("--max-risk", "--max-risk: risk"), ("--delta", "--max-risk, --delta: delta")]
+)
+def test_a_risk_out_of_range_names_the_option_and_leaves_no_database(tmp_path, bundle, option, named):
     database = tmp_path / "x.sqlite"
-    with pytest.raises(EdgeExitError, match=f"--max-risk, --delta: {name} 2 must be between 0 and 1"):
+    with pytest.raises(EdgeExitError, match=f"{named} 2 must be between 0 and 1"):
         invoke("register", bundle.path, "--fleet", FLEET, "--cohort", COHORT, option, "2", "--database", database)
     assert not database.exists()
 

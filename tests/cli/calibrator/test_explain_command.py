@@ -117,6 +117,15 @@ def test_the_lines_name_the_devices_that_are_set_aside(database, database_url, b
     assert line.endswith("UTC by ada")
 
 
+def test_the_lines_of_a_bound_on_the_regret_name_the_audits_with_a_label(database, database_url, bundle, cohort):
+    register(database, bundle, cohort=COHORT, **GOAL, loss="regret")
+    new_watcher(database).check(now=NOW)
+    ingest(database, *audits_of(bundle, 200, seed=11), now=NOW)
+    lines = lines_of(explain(database_url, COHORT))
+    assert lines["cost"].startswith("not known yet: no audit with a label has arrived")
+    assert " audits with a label" in lines["alarm"]
+
+
 def test_json_has_the_same_figures(database, database_url, bundle, cohort):
     watching = new_watcher(database)
     watching.check(now=NOW)
