@@ -51,7 +51,7 @@ def explain_command(
     console.print(
         printable(
             f"{found.address}: with confidence {percent(1 - found.delta)}, at most {percent(found.risk)} of the "
-            f"predictions {LOSS_TEXTS[found.loss]}"
+            f"{_losses(found)}"
         ),
         soft_wrap=True,
     )
@@ -153,8 +153,8 @@ def _alarm(found: "Explanation") -> str:
     if found.alarm_raised:
         return "raised by the newest audits; the calibrator steps back at its next check, if it runs"
     if all(threshold is None for threshold in found.policy.thresholds):
-        return f"none: at full depth, no predictions {LOSS_TEXTS[found.loss]}"
-    condition = f"{percent(found.raised_risk)} of the predictions {LOSS_TEXTS[found.loss]}"
+        return f"none: at full depth, no {_losses(found)}"
+    condition = f"{percent(found.raised_risk)} of the {_losses(found)}"
     if found.alarm_within is None:
         return f"not within a million audits if {condition}"
     return f"within {_audits(found, found.alarm_within)} if {condition}, with probability {percent(1 - found.delta)}"
@@ -201,6 +201,11 @@ def _devices(found: "Explanation") -> list[tuple[str, str]]:
 
 def _change(policy: "PolicyView") -> str:
     return f"revision {policy.revision}, {policy.created_at:{_TIME}}, by {policy.created_by}: {policy.reason}"
+
+
+def _losses(found: "Explanation") -> str:
+    """Return what is counted, and what those with a loss do."""
+    return f"{'predictions' if found.unit == 'samples' else found.unit} {LOSS_TEXTS[found.loss]}"
 
 
 def _labelled(found: "Explanation") -> str:

@@ -3,6 +3,7 @@
 import json
 from datetime import datetime, timedelta, timezone
 
+import msgspec
 import pytest
 from edgeexit_calibration import (
     ExplanationError,
@@ -14,6 +15,7 @@ from edgeexit_calibration import (
 )
 from typer.testing import CliRunner
 
+from edgeexit.bundle import Bundle
 from edgeexit.cli.calibrator import calibrator_app
 from edgeexit.cli.calibrator.explain_command import duration
 from tests.calibration.recalibrate.watching import GOAL, check_all, ingest, new_watcher
@@ -124,6 +126,18 @@ def test_the_lines_of_a_bound_on_the_regret_name_the_audits_with_a_label(databas
     lines = lines_of(explain(database_url, COHORT))
     assert lines["cost"].startswith("not known yet: no audit with a label has arrived")
     assert " audits with a label" in lines["alarm"]
+
+
+@pytest.mark.parametrize(("task", "unit"), [("segmentation", "pixels"), ("tagging", "tokens")])
+def test_the_loss_of_maps_is_a_fraction_of_their_pixels_or_tokens(database, database_url, bundle, task, unit):
+    replace, shape = msgspec.structs.replace, ("batch", 4, "height", "width")
+    stages = tuple(replace(stage, exit=replace(stage.exit, shape=shape)) for stage in bundle.manifest.stages)
+    of_maps = Bundle(bundle.path, replace(bundle.manifest, task=task, stages=stages), bundle.digest)
+    register(database, of_maps, cohort=COHORT, **GOAL)
+    new_watcher(database).check(now=NOW)
+    output = explain(database_url, COHORT)
+    assert f"at most 10.0 % of the {unit} differ from the final exit's" in output
+    assert f"if 20.0 % of the {unit} differ from the final exit's" in lines_of(output)["alarm"]
 
 
 def test_json_has_the_same_figures(database, database_url, bundle, cohort):
