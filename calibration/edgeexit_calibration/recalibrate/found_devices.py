@@ -3,6 +3,9 @@
 At most one device of 20 is set aside at a time, those included that a user has set aside, and at most once a day. In a
 cohort of fewer than 20 devices, a change on one of them is a change of the cohort, and a user decides. What a user has
 decided about a device stays. An alarm takes back what was found before it: the change may have begun on these devices.
+
+A device is set aside in one cohort. There it stays so while its states name another one: else a device could make the
+tests of its cohort begin anew again and again.
 """
 
 import logging
@@ -43,9 +46,9 @@ class DecidedDevice(msgspec.Struct, frozen=True, kw_only=True):
 
 def decided_devices(session: Session, cohort_id: int, *, limit: int) -> tuple[DecidedDevice, ...]:
     """Return the devices of a cohort that are set aside or far from it, the newest ones first."""
-    decided = DeviceRow.cohort_id == cohort_id, DeviceRow.set_aside_by.is_not(None)
     shown = or_(DeviceRow.set_aside_at.is_not(None), DeviceRow.comparison.is_not(None))
-    query = select(DeviceRow).where(*decided, shown).order_by(DeviceRow.set_aside_at.desc(), DeviceRow.id)
+    query = select(DeviceRow).where(DeviceRow.decided_cohort_id == cohort_id, shown)
+    newest_first = query.order_by(DeviceRow.set_aside_at.desc(), DeviceRow.id)
     return tuple(
         DecidedDevice(
             name=row.name,
@@ -53,15 +56,13 @@ def decided_devices(session: Session, cohort_id: int, *, limit: int) -> tuple[De
             set_aside_by=row.set_aside_by or CALIBRATOR,
             comparison=row.comparison,
         )
-        for row in session.scalars(query.limit(limit))
+        for row in session.scalars(newest_first.limit(limit))
     )
 
 
 def devices_set_aside(session: Session, cohort_id: int) -> tuple[int, ...]:
     """Return the ids of the devices of a cohort whose audits do not count, in ascending order."""
-    query = select(DeviceRow.id).where(
-        DeviceRow.cohort_id == cohort_id, DeviceRow.set_aside_by.is_not(None), DeviceRow.set_aside_at.is_not(None)
-    )
+    query = select(DeviceRow.id).where(DeviceRow.decided_cohort_id == cohort_id, DeviceRow.set_aside_at.is_not(None))
     return tuple(sorted(session.scalars(query)))
 
 
@@ -75,7 +76,7 @@ def store_found(
             row.id: row
             for row in session.scalars(
                 select(DeviceRow)
-                .where(DeviceRow.id.in_([far.device for far in found]), DeviceRow.cohort_id == cohort_id)
+                .where(DeviceRow.id.in_([far.device for far in found]))
                 .order_by(DeviceRow.id)
                 .with_for_update(key_share=True)
             )
@@ -83,8 +84,8 @@ def store_found(
         room = _room(session, cohort_id, len(found), enrolment, now)
         for far in found:
             row = rows.get(far.device)
-            if row is None or row.set_aside_at is not None or (row.set_aside_by is not None and row.comparison is None):
-                continue  # a user has decided
+            if row is None or _is_decided(row, cohort_id):
+                continue
             comparison = {"audits": far.audits, "loss": far.loss, "others": far.others}
             if row.comparison is None:
                 _log.warning(
@@ -93,7 +94,8 @@ def store_found(
                     100 * far.loss,
                     100 * far.others,
                 )
-            row.set_aside_by, row.comparison = CALIBRATOR, comparison
+            row.set_aside_by, row.set_aside_at, row.comparison = CALIBRATOR, None, comparison
+            row.decided_cohort_id = cohort_id
             if room:
                 room -= 1
                 row.set_aside_at = now
@@ -103,15 +105,20 @@ def store_found(
 
 def take_back_found(session: Session, cohort_id: int, *, now: datetime) -> None:
     """Let the devices of a cohort, which is locked, count again that no user has set aside."""
-    query = select(DeviceRow).where(
-        DeviceRow.cohort_id == cohort_id, DeviceRow.set_aside_by.is_not(None), DeviceRow.comparison.is_not(None)
-    )
+    query = select(DeviceRow).where(DeviceRow.decided_cohort_id == cohort_id, DeviceRow.comparison.is_not(None))
     for row in session.scalars(query.order_by(DeviceRow.id).with_for_update(key_share=True)):
         if row.set_aside_at is not None:
             details = {"cause": "alarm"}
             add_event(session, cohort_id, "taken back", details, actor=CALIBRATOR, now=now, device_id=row.id)
-        row.set_aside_at = row.set_aside_by = row.comparison = None
+        row.set_aside_at = row.set_aside_by = row.comparison = row.decided_cohort_id = None
         _update_troubles(row, now)
+
+
+def _is_decided(row: DeviceRow, cohort_id: int) -> bool:
+    """Return whether a device stays as it is: a user has decided, or it is set aside in this cohort already."""
+    if row.set_aside_by is not None and row.comparison is None:
+        return True
+    return row.decided_cohort_id == cohort_id and row.set_aside_at is not None
 
 
 def _room(session: Session, cohort_id: int, wanted: int, enrolment: Enrolment, now: datetime) -> int:

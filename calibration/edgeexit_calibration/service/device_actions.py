@@ -101,19 +101,21 @@ def set_device_aside(database: Database, device: str, *, user: str, now: datetim
         row = _locked_device(session, device)
         if row.cohort_id is None:
             raise DeviceError(f"device '{row.name}' has no cohort yet; its first state names it")
-        if row.set_aside_at is not None and row.comparison is None:
+        is_aside = row.set_aside_at is not None and row.decided_cohort_id == row.cohort_id
+        if is_aside and row.comparison is None:
             raise DeviceError(f"device '{row.name}' was already set aside by {row.set_aside_by}")
-        if row.set_aside_at is None:
+        if not is_aside:
             in_cohort = select(func.count()).select_from(DeviceRow).filter_by(cohort_id=row.cohort_id)
             devices = session.scalar(in_cohort) or 0
-            aside = session.scalar(in_cohort.where(DeviceRow.set_aside_at.is_not(None))) or 0
+            decided = in_cohort.where(DeviceRow.decided_cohort_id == row.cohort_id)
+            aside = session.scalar(decided.where(DeviceRow.set_aside_at.is_not(None))) or 0
             if 2 * (aside + 1) > devices:
                 raise DeviceError(
                     f"device '{row.name}' cannot be set aside: {aside} of the {devices} devices of its cohort are, and "
                     "at least half must count; take another one back with --back, or give it a cohort of its own"
                 )
             row.set_aside_at = now
-        row.set_aside_by, row.comparison = user, None
+        row.set_aside_by, row.comparison, row.decided_cohort_id = user, None, row.cohort_id
         _update_troubles(row, now)
         add_event(session, row.cohort_id, "set aside", {}, actor=user, now=now, device_id=row.id)
         return row.name
@@ -131,7 +133,7 @@ def take_device_back(database: Database, device: str, *, user: str, now: datetim
             raise DeviceError(f"device '{row.name}' is not set aside; its audits count")
         row.set_aside_at, row.set_aside_by, row.comparison = None, user, None
         _update_troubles(row, now)
-        add_event(session, row.cohort_id, "taken back", {}, actor=user, now=now, device_id=row.id)
+        add_event(session, row.decided_cohort_id, "taken back", {}, actor=user, now=now, device_id=row.id)
         return row.name
 
 

@@ -30,7 +30,7 @@ class DeviceRow(TableBase):
         Index(None, "fleet", "cohort_id", "revision", "online"),
         Index(None, "cohort_id", "shard", "device"),
         partial_index("ix_device_troubles", "fleet", "troubles", where="troubles <> 0"),
-        partial_index("ix_device_set_aside_by", "cohort_id", where="set_aside_by IS NOT NULL"),
+        partial_index("ix_device_decided_cohort_id", "decided_cohort_id", where="decided_cohort_id IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -58,6 +58,8 @@ class DeviceRow(TableBase):
     """Since when its audits do not count; null: they do."""
     set_aside_by: Mapped[str | None]
     """Who decided last whether its audits count: `calibrator` or a user; null: nobody."""
+    decided_cohort_id: Mapped[int | None]
+    """The cohort that it was decided for. In another one, its audits count."""
     comparison: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     """If the calibrator has found it: `audits`, their mean `loss`, and that of the `others`. Null: a user decided."""
     cohort_id: Mapped[int | None] = mapped_column(ForeignKey("cohort.id"))

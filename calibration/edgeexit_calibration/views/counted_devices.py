@@ -6,7 +6,7 @@ They count (see `enrolment.is_counted`), are not set aside, and were seen lately
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from edgeexit_calibration.ingest.enrolment import Enrolment
@@ -21,7 +21,7 @@ def counts_now(cohort_id: int, enrolment: Enrolment, *, now: datetime) -> list[C
         DeviceRow.cohort_id == cohort_id,
         DeviceRow.revoked_at.is_(None),
         DeviceRow.clone_seen_at.is_(None),
-        DeviceRow.set_aside_at.is_(None),
+        or_(DeviceRow.set_aside_at.is_(None), DeviceRow.decided_cohort_id != cohort_id),
         DeviceRow.last_seen > now - _SEEN_WITHIN,
     ]
     return [*conditions, DeviceRow.key.is_not(None)] if enrolment == "approve" else conditions

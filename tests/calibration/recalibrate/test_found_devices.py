@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 from edgeexit_calibration import (
     DeviceError,
@@ -18,6 +19,7 @@ from edgeexit_calibration.recalibrate.device_comparison import FarDevice
 from edgeexit_calibration.recalibrate.found_devices import devices_set_aside, store_found, take_back_found
 from edgeexit_calibration.recalibrate.policy_changes import store_change
 from edgeexit_calibration.store.tables import CohortRow, DeviceRow
+from edgeexit_calibration.views.counted_devices import number_of_counted
 from sqlalchemy import select
 
 from edgeexit.wire import DeviceAddress
@@ -110,6 +112,28 @@ def test_what_a_user_has_taken_back_is_not_set_aside_again(database, fleet):
     store_found(database, cohort_id, far(ids[0]), "open", now=NOW + timedelta(days=2))
     assert aside(database, cohort_id) == ()
     assert kinds(database) == {}
+
+
+@pytest.mark.parametrize("by", ["calibrator", "ada"])
+def test_a_device_that_names_another_cohort_stays_set_aside_in_its_own_and_counts_in_the_other(
+    database, bundle, fleet, by
+):
+    """Else it could make all tests of its cohort begin anew, as often as it changes its state."""
+    cohort, cohort_id, ids = fleet(20)
+    if by == "ada":
+        set_device_aside(database, "camera-00", **BY)
+    else:
+        store_found(database, cohort_id, far(ids[0]), "open", now=NOW)
+    moved = msgspec.structs.replace(state_of(bundle.digest, uptime_s=2.0), cohort="elsewhere")
+    ingest(database, moved, device=addresses(1)[0])
+    assert aside(database, cohort_id) == (ids[0],)
+    with database.reading() as session:
+        other = session.scalars(select(CohortRow.id).where(CohortRow.id != cohort_id)).one()
+        assert number_of_counted(session, other, "open", now=NOW, limit=10) == 1
+    assert aside(database, other) == ()
+    take_device_back(database, "camera-00", **BY)
+    assert aside(database, cohort_id) == ()
+    assert [(event.kind, event.actor) for event in events(database, cohort)][-1] == ("taken back", "ada")
 
 
 def test_at_least_half_of_the_devices_count(database, fleet):

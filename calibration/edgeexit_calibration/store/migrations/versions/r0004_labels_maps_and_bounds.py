@@ -17,8 +17,14 @@ def upgrade() -> None:
     op.add_column("registration", sa.Column("field_devices", sa.BigInteger(), nullable=True))
     for name, kind in (("set_aside_at", sa.DateTime()), ("set_aside_by", sa.Text()), ("comparison", sa.JSON())):
         op.add_column("device", sa.Column(name, kind, nullable=True))
-    decided = sa.text("set_aside_by IS NOT NULL")
-    op.create_index("ix_device_set_aside_by", "device", ["cohort_id"], sqlite_where=decided, postgresql_where=decided)
+    op.add_column("device", sa.Column("decided_cohort_id", sa.BigInteger(), nullable=True))
+    op.create_index(
+        "ix_device_decided_cohort_id",
+        "device",
+        ["decided_cohort_id"],
+        sqlite_where=sa.text("decided_cohort_id IS NOT NULL"),
+        postgresql_where=sa.text("decided_cohort_id IS NOT NULL"),
+    )
     loss = sa.Column("loss", sa.Text(), nullable=False, server_default="disagreement")
     op.add_column("registration", loss)
     for name in ("labelled", "correct", "final_correct"):
