@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 DEVICE_COLUMNS = ("device", "online", "cohort", "rev.", "key", "troubles")
 WIDE_DEVICE_COLUMNS = (*DEVICE_COLUMNS, "last new")
+NARROW_POLICY_COLUMNS = ("rev.", "time (UTC)", "by", "certificate", "reason")
 POLICY_COLUMNS = ("revision", "created (UTC)", "by", "policy", "thresholds", "certificate", "reason")
 EVENT_COLUMNS = ("event", "time (UTC)", "by", "details")
 
@@ -58,6 +59,18 @@ def policy_cells(policy: "PolicyView") -> Sequence[str]:
         if certificate is None
         else f"<= {percent(certificate.risk)} at {100 * (1 - certificate.delta):g} %, n = {certificate.samples}",
         policy.reason,
+    )
+
+
+def narrow_policy_cells(policy: "PolicyView") -> Sequence[str]:
+    """Return a row of the narrow history of policies, without their kinds and thresholds."""
+    revision, _, user, _, _, certificate, reason = policy_cells(policy)
+    return (
+        revision,
+        f"{policy.created_at:{_SHORT_TIME}}" + ("" if policy.published_at else " unpublished"),
+        user,
+        certificate.partition(",")[0],
+        reason,
     )
 
 

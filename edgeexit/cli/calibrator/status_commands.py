@@ -131,8 +131,11 @@ def history_command(
         ]
         print_json({"cohorts": cohort_logs, "device_events": of_devices})
         return
+    is_wide = console.width >= WIDE
+    columns = rows.POLICY_COLUMNS if is_wide else rows.NARROW_POLICY_COLUMNS
+    policy_cells = rows.policy_cells if is_wide else rows.narrow_policy_cells
     for address, policies, log in histories:
-        print_table(f"Policies of {address}", rows.POLICY_COLUMNS, [rows.policy_cells(policy) for policy in policies])
+        print_table(f"Policies of {address}", columns, [policy_cells(policy) for policy in policies])
         if log:
             print_table(f"Events of {address}", rows.EVENT_COLUMNS, [rows.cohort_event_cells(event) for event in log])
     if of_devices or device is not None:

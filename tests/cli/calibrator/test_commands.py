@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from edgeexit.bundle import Bundle
 from edgeexit.cli.calibrator import calibrator_app
+from edgeexit.console import console
 from edgeexit.errors import EdgeExitError
 from edgeexit.policies import PolicyDocument
 from edgeexit.policies.confidence import Confidence
@@ -225,6 +226,18 @@ def test_with_a_trusted_key_only_a_bundle_that_it_signed_is_registered(tmp_path)
         invoke("register", bundle.path, *where)
     bundle.sign(load_private_key(tmp_path / "release.key"))
     assert "new revision 1" in invoke("register", bundle.path, *where).output
+
+
+def test_the_history_of_policies_fits_a_narrow_terminal(tmp_path, bundle, monkeypatch):
+    database = tmp_path / "x.sqlite"
+    invoke("register", bundle.path, "--fleet", FLEET, "--cohort", COHORT, "--database", database)
+    assert " thresholds " in invoke("history", "--database", database).output
+    monkeypatch.setattr(console, "_width", 80)
+    lines = invoke("history", "--database", database).output.splitlines()
+    [row] = [line for line in lines if line.startswith("| 1 ")]
+    assert len(row) <= 80
+    assert "registered" in row
+    assert not any(" thresholds " in line for line in lines)
 
 
 @pytest.mark.parametrize(
