@@ -48,6 +48,7 @@ def test_an_accepted_policy_stays_active_after_a_restart(
         policy="confidence",
         agent=state.agent,
         key=state.key,
+        audit_fraction=0.0,
     )
 
     fleet.received.clear()

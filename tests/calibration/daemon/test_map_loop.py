@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from edgeexit_calibration import devices, disagreement, policy_history, register
 from edgeexit_calibration.store.tables import AuditedSampleRow
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from edgeexit.agent import Agent, AgentConfig
 from edgeexit.runtime import Runner, differing_fractions
@@ -59,6 +59,11 @@ def test_a_policy_for_maps_steps_back_after_a_drift_and_becomes_bolder_again(
     with database.reading() as session:
         rows = session.scalars(select(AuditedSampleRow)).all()
         assert all(len(row.differing) == 4 * EXITS for row in rows)
-    assert disagreement(database, address, after=0, until=rows[-1].id).observed == pytest.approx(
-        disagreement(database, address).observed
-    )
+    until(lambda: from_samples(database, address) == pytest.approx(disagreement(database, address).observed))
+
+
+def from_samples(database, address):
+    """Return the mean fraction that differs, from the audited samples themselves; the last ones may be on their way."""
+    with database.reading() as session:
+        newest = session.scalar(select(func.max(AuditedSampleRow.id)))
+    return disagreement(database, address, after=0, until=newest).observed
