@@ -41,7 +41,7 @@ import numpy.typing as npt
 from drift_pools import Truth, World, digits_world, synthetic_world
 from drift_rules import DELTA, RISK, RULES
 from edgeexit_calibration.recalibrate.audits import Audits
-from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 from fleets import simulate_fleet, simulate_fleets, summary
 from known_risk import COSTS
 

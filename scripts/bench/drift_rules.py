@@ -6,7 +6,8 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 from edgeexit_calibration.recalibrate.audits import Audits, outcomes
-from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules, advance, begin
+from edgeexit_calibration.recalibrate.guarantee import advance, begin
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 from scipy import stats
 
 from edgeexit.errors import FittingError

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from edgeexit_calibration.recalibrate.audits import Audits
-from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules, advance, begin
+from edgeexit_calibration.recalibrate.guarantee import advance, begin
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 from known_risk import COSTS, FULL_DEPTH, Difficulty, audits_of, cost
 from scipy import stats
 

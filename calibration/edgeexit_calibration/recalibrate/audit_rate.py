@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from edgeexit.fitting.path_test import new_path_test, samples_to_certify
 from edgeexit.policies import AuditRule
-from edgeexit_calibration.recalibrate.guarantee import Guarantee, GuaranteeRules
+from edgeexit_calibration.recalibrate.guarantee import Guarantee
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 from edgeexit_calibration.recalibrate.tracked_path import path_delta
 from edgeexit_calibration.store.tables import DeviceRow
 

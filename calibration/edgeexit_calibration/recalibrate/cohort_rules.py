@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from edgeexit.policies.document import Loss
 from edgeexit_calibration.ingest.enrolment import Enrolment
 from edgeexit_calibration.recalibrate.found_devices import devices_set_aside
-from edgeexit_calibration.recalibrate.guarantee import DEFAULT_MIN_GAIN, GuaranteeRules
+from edgeexit_calibration.recalibrate.guarantee_rules import DEFAULT_MIN_GAIN, GuaranteeRules
 from edgeexit_calibration.store.policy_bounds import PolicyBounds, read_bounds
 from edgeexit_calibration.store.tables import RegistrationRow
 from edgeexit_calibration.views.counted_devices import number_of_counted

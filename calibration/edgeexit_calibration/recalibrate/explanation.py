@@ -20,13 +20,8 @@ from edgeexit_calibration.recalibrate.audit_rate import useful_audits
 from edgeexit_calibration.recalibrate.audits import Audits, mean_costs, outcomes, point_exits, simulated
 from edgeexit_calibration.recalibrate.budget_state import BudgetState, PointUnderTest, budget_state
 from edgeexit_calibration.recalibrate.found_devices import DecidedDevice, decided_devices, devices_set_aside
-from edgeexit_calibration.recalibrate.guarantee import (
-    COMPARED_AUDITS,
-    DEFAULT_MIN_GAIN,
-    Guarantee,
-    GuaranteeRules,
-    advance,
-)
+from edgeexit_calibration.recalibrate.guarantee import COMPARED_AUDITS, Guarantee, advance
+from edgeexit_calibration.recalibrate.guarantee_rules import DEFAULT_MIN_GAIN, GuaranteeRules
 from edgeexit_calibration.recalibrate.held_back import BoundName, held_back_by
 from edgeexit_calibration.recalibrate.policy_changes import counted_changes
 from edgeexit_calibration.recalibrate.stored_audits import AuditReader

@@ -13,7 +13,8 @@ from msgspec.structs import FieldInfo
 
 from edgeexit.errors import EdgeExitError
 from edgeexit.policies import Policy
-from edgeexit_calibration.recalibrate.guarantee import Guarantee, GuaranteeRules
+from edgeexit_calibration.recalibrate.guarantee import Guarantee
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 
 _VERSION: Final = 1
 """Changes with the meaning of a field. A change of the fields themselves is found when they are decoded."""

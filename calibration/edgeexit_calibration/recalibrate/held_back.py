@@ -4,7 +4,8 @@ from typing import Literal
 
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.chosen_point import choose_point
-from edgeexit_calibration.recalibrate.guarantee import DEFAULT_MIN_GAIN, Guarantee, GuaranteeRules
+from edgeexit_calibration.recalibrate.guarantee import Guarantee
+from edgeexit_calibration.recalibrate.guarantee_rules import DEFAULT_MIN_GAIN, GuaranteeRules
 
 BoundName = Literal["frozen", "min_final_exits", "min_gain", "max_changes_per_day"]
 

@@ -13,8 +13,9 @@ from edgeexit.policies import PolicyDocument
 from edgeexit.policies.document import MAX_REVISION
 from edgeexit_calibration.recalibrate.audit_rate import next_rule
 from edgeexit_calibration.recalibrate.found_devices import take_back_found
-from edgeexit_calibration.recalibrate.guarantee import Guarantee, GuaranteeRules, PolicyChange
+from edgeexit_calibration.recalibrate.guarantee import Guarantee, PolicyChange
 from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 from edgeexit_calibration.recalibrate.stored_guarantees import write_guarantee
 from edgeexit_calibration.store.cohorts import (
     CALIBRATOR,

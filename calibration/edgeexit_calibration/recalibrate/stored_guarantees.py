@@ -7,8 +7,9 @@ import msgspec
 from sqlalchemy.orm import Session
 
 from edgeexit.policies import decode_document
-from edgeexit_calibration.recalibrate.guarantee import Guarantee, GuaranteeRules
+from edgeexit_calibration.recalibrate.guarantee import Guarantee
 from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot, StateError, decode_snapshot, encode_snapshot
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 from edgeexit_calibration.store.cohorts import current_revision
 from edgeexit_calibration.store.tables import GuaranteeRow
 

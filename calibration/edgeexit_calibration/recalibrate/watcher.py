@@ -24,9 +24,7 @@ from edgeexit_calibration.recalibrate.cohort_rules import RecalibrationOptions, 
 from edgeexit_calibration.recalibrate.found_devices import store_found
 from edgeexit_calibration.recalibrate.guarantee import (
     COMPARED_AUDITS,
-    NO_GAIN,
     Guarantee,
-    GuaranteeRules,
     History,
     PolicyChange,
     advance,
@@ -34,6 +32,7 @@ from edgeexit_calibration.recalibrate.guarantee import (
     within_bounds,
 )
 from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot
+from edgeexit_calibration.recalibrate.guarantee_rules import NO_GAIN, GuaranteeRules
 from edgeexit_calibration.recalibrate.measured_costs import MeasuredCosts
 from edgeexit_calibration.recalibrate.policy_changes import (
     CurrentPolicy,

@@ -1,18 +1,17 @@
 """Registers a bundle for a cohort: stores the maximum risk, the costs of the exits and the first policy revision."""
 
 from datetime import datetime, timezone
-from itertools import pairwise
 from typing import Final
 
 import msgspec
 
 from edgeexit.bundle import Bundle, Costs
-from edgeexit.errors import BundleError
 from edgeexit.fitting import samples_needed
-from edgeexit.policies import PolicyDocument, decode_document, encode_document
+from edgeexit.policies import PolicyDocument, decode_document
 from edgeexit.policies.document import Certificate, LatencyBound, Loss
-from edgeexit.wire import MAX_BYTES, check_name
+from edgeexit.wire import check_name
 from edgeexit_calibration.service.budget import budget_details, checked_budget, costs_now
+from edgeexit_calibration.service.registrable_bundle import registrable
 from edgeexit_calibration.store.cohorts import (
     CohortAddress,
     add_event,
@@ -27,10 +26,6 @@ from edgeexit_calibration.views.field_costs import CohortCosts
 
 DEFAULT_RISK: Final = 0.05
 DEFAULT_DELTA: Final = 0.1
-_ENVELOPE_BYTES: Final = 1024
-"""Bytes of a message for the signature, and for the scope and the rollout of a document."""
-_MAX_POLICY_BYTES: Final = (MAX_BYTES - _ENVELOPE_BYTES) // 4 * 3
-"""Maximum size of a policy document in a message, where base64 writes 3 bytes as 4."""
 
 
 class RegistrationResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,27 +102,7 @@ def register(
 
     """
     address = CohortAddress(check_name("fleet", fleet), bundle.digest, check_name("cohort", cohort))
-    document = bundle.policy()
-    if document is None:
-        raise BundleError(f"bundle '{bundle.path}' has no policy; run `edgeexit fit` first")
-    if bundle.manifest.has_maps and loss not in (None, "disagreement"):
-        raise BundleError(
-            f"bundle '{bundle.path}' is a {bundle.manifest.task} model, whose audits contain no labels, which the loss "
-            f"'{loss}' needs; register it with the loss 'disagreement'"
-        )
-    unit, cumulative, rejected = bundle.costs() if costs is None else costs
-    if len(cumulative) != len(bundle.manifest.exits) or not all(a < b for a, b in pairwise((0.0, *cumulative))):
-        raise BundleError(
-            f"bundle '{bundle.path}': the costs of the exits, {cumulative} {unit}, do not increase; run `edgeexit "
-            "profile`"
-        )
-    content = encode_document(document).decode()
-    if len(content) > _MAX_POLICY_BYTES:
-        raise BundleError(
-            f"bundle '{bundle.path}': its policy '{document.policy.kind}' has {len(content)} bytes, but a message to a "
-            f"device holds at most {_MAX_POLICY_BYTES}; fit a policy without weights per class (`edgeexit fit "
-            "--policy`), or ship this one in the bundle, without registration"
-        )
+    document, content, (unit, cumulative, rejected) = registrable(bundle, loss=loss, costs=costs)
     now = datetime.now(timezone.utc)
     with database.writing() as session:
         row = locked_cohort(session, find_or_add_cohort(session, address).id)
@@ -166,6 +141,7 @@ def register(
                 document.policy,
                 document.certificate,
                 max_latency=bound,
+                audit=document.audit,
                 reason=reason,
                 created_by=user,
                 now=now,

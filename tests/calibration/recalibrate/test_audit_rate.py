@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from edgeexit_calibration import events, policy_history, register
 from edgeexit_calibration.recalibrate.audit_rate import useful_audits
-from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 from edgeexit_calibration.recalibrate.renumbering import renumber
 from edgeexit_calibration.store.cohorts import current_revision, find_cohort, locked_cohort
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.chosen_point import choose_point
-from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules, advance, begin
+from edgeexit_calibration.recalibrate.guarantee import advance, begin
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 from edgeexit_calibration.recalibrate.tracked_path import new_tracked_path
 
 from edgeexit.policies.confidence import Confidence

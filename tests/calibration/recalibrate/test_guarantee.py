@@ -3,7 +3,8 @@
 import msgspec
 import numpy as np
 import pytest
-from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules, advance, begin
+from edgeexit_calibration.recalibrate.guarantee import advance, begin
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 from edgeexit_calibration.recalibrate.tracked_path import path_delta
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -8,8 +8,9 @@ import pytest
 from edgeexit_calibration.recalibrate import guarantee_codec
 from edgeexit_calibration.recalibrate.audits import Audits
 from edgeexit_calibration.recalibrate.device_comparison import DeviceComparison
-from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules, advance, begin
+from edgeexit_calibration.recalibrate.guarantee import advance, begin
 from edgeexit_calibration.recalibrate.guarantee_codec import Snapshot, StateError, decode_snapshot, encode_snapshot
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 from edgeexit_calibration.recalibrate.used_revisions import UsedRevisions
 
 from edgeexit.policies.confidence import Confidence

@@ -6,7 +6,7 @@ scripts/bench/drift.py --fleets 1000 is the same with many fleets.
 import numpy as np
 import pytest
 from edgeexit_calibration.recalibrate.audits import outcomes
-from edgeexit_calibration.recalibrate.guarantee import GuaranteeRules
+from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 
 from tests.calibration.recalibrate.known_risk import load
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from edgeexit.bundle import Bundle
 from edgeexit.errors import BundleError, FittingError, MessageError
 from edgeexit.latency import LatencyProfile, StageProfile, summarise
-from edgeexit.policies import decode_document, encode_document
+from edgeexit.policies import AuditRule, decode_document, encode_document
 from edgeexit.policies import registry as policy_registry
 from edgeexit.policies.document import PAYLOAD_TYPE, LatencyBound, PolicyDocument, Scope
 from edgeexit.policies.eenet import Eenet
@@ -179,7 +179,8 @@ def test_another_latency_bound_is_a_revision_with_the_present_policy_and_is_kept
         refitted = msgspec.structs.replace(refitted, thresholds=(0.99, 0.99))
         row = find_cohort(session, cohort)
         add_revision(
-            session, row, refitted, None, max_latency=bound, reason="refitted", created_by="calibrator", now=NOW
+            session, row, refitted, None, max_latency=bound, audit=AuditRule(fraction=0.05), reason="refitted",
+            created_by="calibrator", now=NOW,
         )  # fmt: skip
     assert not register(database, bundle, **GOAL).is_new_revision  # without a bound, the registered one stays
     again = register(database, bundle, **GOAL, max_latency=lower)
@@ -187,3 +188,4 @@ def test_another_latency_bound_is_a_revision_with_the_present_policy_and_is_kept
     assert bounds(database) == [bound, bound, lower]
     last = policy_history(database, cohort)[-1]
     assert (last.thresholds, last.reason) == ((0.99, 0.99), "registered again with another latency bound")
+    assert last.audit == AuditRule(fraction=0.05)
