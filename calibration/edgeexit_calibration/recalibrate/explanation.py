@@ -175,7 +175,7 @@ def explain(database: Database, cohort: CohortAddress, *, now: datetime) -> Expl
         audits_per_hour=rate,
         exit_rates=exit_rates,
         cost=None if cost is None else cost / rules.costs[-1],
-        accuracy=_accuracy(state, labelled),
+        accuracy=_accuracy(state, labelled.without(rules.set_aside)),
         bolder=_bolder(cost, points, rules),
         costs=costs,
         budget=_budget(registration, cost if costs.unit == "ms" else None, points),

@@ -6,8 +6,8 @@ import msgspec
 
 KINDS: Final = (
     "no calibrator", "database full", "clone", "key changed", "unknown revision", "risk exceeded", "shard not stored",
-    "set aside", "far from cohort", "unconfirmed", "reverted", "rejected", "not enrolled", "over budget", "problem",
-    "losses", "not stored",
+    "set aside", "far from cohort", "unconfirmed", "reverted", "rejected", "not enrolled", "no labels", "over budget",
+    "problem", "losses", "not stored",
 )  # fmt: skip
 
 

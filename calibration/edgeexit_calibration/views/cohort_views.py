@@ -37,6 +37,8 @@ class CohortView(msgspec.Struct, frozen=True, kw_only=True):
     """Number of these that run the current revision."""
     audits: int
     """Number of audited samples that count, under all revisions."""
+    labelled: int
+    """Number of these that have a label."""
     unknown_revision: int | None = None
     """A revision that a device claims to run and that this database has not issued; null if there is none."""
     model: str | None = None
@@ -88,8 +90,9 @@ def cohort_views(session: Session, fleets: Collection[str], counts: Sequence[Dev
     query = select(CohortRow, RegistrationRow).outerjoin(RegistrationRow).where(CohortRow.fleet.in_(fleets))
     documents = _current_documents(session)
     problems = _problems(session)
-    totals = select(AuditTotalRow.cohort_id, func.sum(AuditTotalRow.samples)).group_by(AuditTotalRow.cohort_id)
-    audits = {row[0]: int(row[1]) for row in session.execute(totals)}
+    sums = func.sum(AuditTotalRow.samples), func.sum(AuditTotalRow.labelled)
+    totals = select(AuditTotalRow.cohort_id, *sums).group_by(AuditTotalRow.cohort_id)
+    audits = {row[0]: (int(row[1]), int(row[2])) for row in session.execute(totals)}
     of_cohort: dict[int | None, list[DeviceCount]] = {}
     for count in counts:
         of_cohort.setdefault(count.cohort_id, []).append(count)
@@ -100,6 +103,7 @@ def cohort_views(session: Session, fleets: Collection[str], counts: Sequence[Dev
         if registration is not None and cohort.id in documents:
             registered = _registered(cohort, registration, *documents[cohort.id], problems.get(cohort.id))
         revision = registered.get("revision")
+        samples, labelled = audits.get(cohort.id, (0, 0))
         views[cohort.id] = CohortView(
             fleet=cohort.fleet,
             bundle=cohort.bundle,
@@ -107,7 +111,8 @@ def cohort_views(session: Session, fleets: Collection[str], counts: Sequence[Dev
             devices=sum(count.devices for count in alike),
             online=sum(count.devices for count in alike if count.online),
             up_to_date=sum(count.devices for count in alike if count.revision == revision is not None),
-            audits=audits.get(cohort.id, 0),
+            audits=samples,
+            labelled=labelled,
             **registered,
         )
     return views

@@ -231,4 +231,14 @@ def _of_cohort(cohort: CohortView) -> list[Attention]:
                 advice="edgeexit calibrator history shows why it stays",
             )
         )
+    if cohort.loss == "regret" and not cohort.labelled and cohort.audits >= _ENOUGH_SAMPLES:
+        found.append(
+            Attention(
+                kind="no labels",
+                subject=name,
+                text=f"none of {cohort.audits:,} audits has a label, so nothing is known of the regret, and no alarm "
+                "can come",
+                advice="pass labels to the agent, or register the cohort with --loss disagreement",
+            )
+        )
     return found

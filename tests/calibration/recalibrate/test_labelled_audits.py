@@ -3,13 +3,14 @@
 import msgspec
 import numpy as np
 import pytest
-from edgeexit_calibration import events, explain, policy_history, register, status
+from edgeexit_calibration import events, explain, policy_history, register, set_device_aside, status
 from edgeexit_calibration.ingest.sample_arrays import arrays_of
 from edgeexit_calibration.recalibrate.audits import Audits, exit_losses
 from edgeexit_calibration.store.tables import AuditedSampleRow
 from sqlalchemy import func, select
 
 from edgeexit.policies import exits_of, simulate
+from edgeexit.wire import DeviceAddress
 from tests.calibration.recalibrate.watching import (
     GOAL,
     NOW,
@@ -20,7 +21,7 @@ from tests.calibration.recalibrate.watching import (
     new_watcher,
     revisions,
 )
-from tests.calibration.scenario import COHORT, audits_of, readouts_of
+from tests.calibration.scenario import COHORT, FLEET, audits_of, readouts_of, state_of
 
 CLASSES = 4
 
@@ -89,9 +90,12 @@ def test_audits_without_a_label_do_not_count_and_the_few_with_one_do(database, b
     check_all(watching)
     assert revisions(database, cohort) == [1]
     assert explain(database, cohort, now=NOW).audits == 0
+    [item] = [item for item in status(database, now=NOW).attention if item.kind == "no labels"]
+    assert (item.subject, "none of 1,000 audits has a label" in item.text) == (str(cohort), True)
     ingest(database, *labelled(audits_of(bundle, 2000, trust=0.5, first_sequence=50, seed=9), every=10))
     check_all(watching)
     assert "stepped back" in event_kinds(database, cohort)
+    assert "no labels" not in status(database, now=NOW).attention_counts
     alarm = next(event for event in events(database, cohort) if event.kind == "risk exceeded")
     with database.reading() as session:
         unlabelled = select(func.max(AuditedSampleRow.id)).where(AuditedSampleRow.id <= 1000)
@@ -151,3 +155,14 @@ def test_the_accuracy_is_that_of_the_labelled_audits_of_the_policy_in_force(data
     assert found.observed == pytest.approx((taken == labels)[known].mean())
     assert found.full_depth == pytest.approx(300 / 350)
     assert explain(database, cohort, now=NOW).accuracy == found
+
+
+def test_explain_leaves_the_labels_of_devices_out_that_are_set_aside(database, bundle):
+    cohort = register(database, bundle, cohort=COHORT, **GOAL).cohort
+    check_all(new_watcher(database))
+    addresses = [DeviceAddress(FLEET, "s0", f"camera-{number}") for number in (1, 2)]
+    for address, count in zip(addresses, (300, 100), strict=True):
+        ingest(database, state_of(bundle.digest), *labelled(audits_of(bundle, count)), device=address)
+    assert explain(database, cohort, now=NOW).accuracy.samples == 400
+    set_device_aside(database, "camera-2", user="ada", now=NOW)
+    assert explain(database, cohort, now=NOW).accuracy.samples == 300
