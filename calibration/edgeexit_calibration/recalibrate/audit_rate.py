@@ -5,7 +5,7 @@ rejects every document that has one, so it would keep the policy that exceeds it
 if the newest state of every device of the cohort that was seen lately says that its agent knows them.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from statistics import median
 from typing import Final
 
@@ -19,8 +19,8 @@ from edgeexit_calibration.recalibrate.guarantee import Guarantee
 from edgeexit_calibration.recalibrate.guarantee_rules import GuaranteeRules
 from edgeexit_calibration.recalibrate.tracked_path import path_delta
 from edgeexit_calibration.store.tables import DeviceRow
+from edgeexit_calibration.views.counted_devices import seen_lately
 
-_SEEN_WITHIN: Final = timedelta(days=30)
 _RAISED: Final = 5.0
 """Factor of the median of the devices' own fractions."""
 _LIMIT: Final = 10**7
@@ -82,13 +82,7 @@ def _own_fractions(session: Session, cohort_id: int, now: datetime) -> list[floa
 
     None, too, without devices. Devices that audit nothing at all are left out, unless all of them do.
     """
-    states = session.scalars(
-        select(DeviceRow.state).where(
-            DeviceRow.cohort_id == cohort_id,
-            DeviceRow.revoked_at.is_(None),
-            DeviceRow.last_seen > now - _SEEN_WITHIN,
-        )
-    )
+    states = session.scalars(select(DeviceRow.state).where(*seen_lately(cohort_id, now=now)))
     found: list[float] = []
     for state in states:
         fraction = None if state is None else msgspec.json.decode(state, type=_AuditState).audit_fraction

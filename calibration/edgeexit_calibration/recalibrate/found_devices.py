@@ -17,13 +17,12 @@ import msgspec
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from edgeexit.wire import State
 from edgeexit_calibration.ingest.enrolment import Enrolment
 from edgeexit_calibration.recalibrate.device_comparison import FarDevice
 from edgeexit_calibration.store.cohorts import CALIBRATOR, add_event, last_event, locked_cohort
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import DeviceRow
-from edgeexit_calibration.store.troubles import troubles_of_row
+from edgeexit_calibration.store.troubles import update_troubles
 from edgeexit_calibration.views.counted_devices import number_of_counted
 
 _log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def store_found(
                 room -= 1
                 row.set_aside_at = now
                 add_event(session, cohort_id, "set aside", comparison, actor=CALIBRATOR, now=now, device_id=row.id)
-            _update_troubles(row, now)
+            update_troubles(row, now=now)
 
 
 def take_back_found(session: Session, cohort_id: int, *, now: datetime) -> None:
@@ -111,7 +110,7 @@ def take_back_found(session: Session, cohort_id: int, *, now: datetime) -> None:
             details = {"cause": "alarm"}
             add_event(session, cohort_id, "taken back", details, actor=CALIBRATOR, now=now, device_id=row.id)
         row.set_aside_at = row.set_aside_by = row.comparison = row.decided_cohort_id = None
-        _update_troubles(row, now)
+        update_troubles(row, now=now)
 
 
 def _is_decided(row: DeviceRow, cohort_id: int) -> bool:
@@ -131,8 +130,3 @@ def _room(session: Session, cohort_id: int, wanted: int, enrolment: Enrolment, n
         session, cohort_id, enrolment, now=now, limit=_DEVICES_PER_FOUND * (already + wanted) - already
     )
     return max((counted + already) // _DEVICES_PER_FOUND - already, 0)
-
-
-def _update_troubles(row: DeviceRow, now: datetime) -> None:
-    state = None if row.state is None else msgspec.json.decode(row.state, type=State)
-    row.troubles = int(troubles_of_row(row, state, now=now))

@@ -28,7 +28,7 @@ from edgeexit_calibration.store.cohorts import (
     locked_cohort,
 )
 from edgeexit_calibration.store.database import Database
-from edgeexit_calibration.store.tables import EventRow
+from edgeexit_calibration.store.tables import CohortRow, EventRow
 
 _log = logging.getLogger(__name__)
 
@@ -77,8 +77,8 @@ def store_change(
     cohort_id, address, document, rules = current
     reason = _reason(change, rules)
     with database.writing() as session:
-        cohort, row = locked_cohort(session, cohort_id), current_revision(session, cohort_id)
-        if row is None or row.revision != document.revision:
+        cohort = _locked_if_current(session, current)
+        if cohort is None:
             return None
         if change.alarm is not None:
             details = _exceeded(document.revision, change, rules)
@@ -122,8 +122,8 @@ def store_usual_audits(
     cohort_id, address, document, rules = current
     reason = f"usual audits again after {state.audits:,} audits"
     with database.writing() as session:
-        cohort, row = locked_cohort(session, cohort_id), current_revision(session, cohort_id)
-        if row is None or row.revision != document.revision:
+        cohort = _locked_if_current(session, current)
+        if cohort is None:
             return None
         revision = add_revision(
             session,
@@ -153,6 +153,12 @@ def store_postponement(database: Database, current: CurrentPolicy, change: Polic
         _add_event_once(session, cohort_id, "risk exceeded", exceeded, now=now)
         if _add_event_once(session, cohort_id, "refit postponed", postponed, now=now):
             _log.warning("%s: revision %d exceeds its risk and stays: %s", address, document.revision, reason)
+
+
+def _locked_if_current(session: Session, current: CurrentPolicy) -> CohortRow | None:
+    """Return the locked cohort; None if another policy is its current one by now."""
+    cohort, row = locked_cohort(session, current.cohort_id), current_revision(session, current.cohort_id)
+    return cohort if row is not None and row.revision == current.document.revision else None
 
 
 def _reason(change: PolicyChange, rules: GuaranteeRules) -> str:

@@ -2,17 +2,15 @@
 
 from datetime import datetime
 
-import msgspec
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from edgeexit.errors import EdgeExitError
-from edgeexit.wire import State
 from edgeexit_calibration.ingest.enrolment import INVALID, short_key
 from edgeexit_calibration.store.cohorts import add_event
 from edgeexit_calibration.store.database import Database
 from edgeexit_calibration.store.tables import DeviceRow
-from edgeexit_calibration.store.troubles import troubles_of_row
+from edgeexit_calibration.store.troubles import update_troubles
 from edgeexit_calibration.views.names import find_named_device
 
 
@@ -56,7 +54,7 @@ def approve_device(database: Database, device: str, key: str | None, *, user: st
         row.key, row.revoked_at = chosen, None
         if row.offered_key == chosen:
             row.offered_key = None
-        _update_troubles(row, now)
+        update_troubles(row, now=now)
         add_event(session, None, "approved", details, actor=user, now=now, device_id=row.id)
         return name, short_key(chosen)
 
@@ -70,7 +68,7 @@ def revoke_device(database: Database, device: str, *, user: str, now: datetime) 
         row = _locked_device(session, device)
         row.revoked_at = now
         details = {"key": None if row.key is None else short_key(row.key)}
-        _update_troubles(row, now)
+        update_troubles(row, now=now)
         add_event(session, None, "revoked", details, actor=user, now=now, device_id=row.id)
         return row.name
 
@@ -87,7 +85,7 @@ def clear_device_clone(database: Database, device: str, *, user: str, now: datet
             raise DeviceError(f"no second agent with the name of device '{row.name}' was noticed")
         add_event(session, None, "clone cleared", {"starts": row.clone_starts}, actor=user, now=now, device_id=row.id)
         row.clone_starts, row.clone_seen_at = [], None
-        _update_troubles(row, now)
+        update_troubles(row, now=now)
         return row.name
 
 
@@ -116,7 +114,7 @@ def set_device_aside(database: Database, device: str, *, user: str, now: datetim
                 )
             row.set_aside_at = now
         row.set_aside_by, row.comparison, row.decided_cohort_id = user, None, row.cohort_id
-        _update_troubles(row, now)
+        update_troubles(row, now=now)
         add_event(session, row.cohort_id, "set aside", {}, actor=user, now=now, device_id=row.id)
         return row.name
 
@@ -132,7 +130,7 @@ def take_device_back(database: Database, device: str, *, user: str, now: datetim
         if row.set_aside_at is None and row.comparison is None:
             raise DeviceError(f"device '{row.name}' is not set aside; its audits count")
         row.set_aside_at, row.set_aside_by, row.comparison = None, user, None
-        _update_troubles(row, now)
+        update_troubles(row, now=now)
         add_event(session, row.decided_cohort_id, "taken back", {}, actor=user, now=now, device_id=row.id)
         return row.name
 
@@ -142,8 +140,3 @@ def _locked_device(session: Session, name: str) -> DeviceRow:
     row = find_named_device(session, name)
     session.refresh(row, with_for_update={"key_share": True})
     return row
-
-
-def _update_troubles(row: DeviceRow, now: datetime) -> None:
-    state = None if row.state is None else msgspec.json.decode(row.state, type=State)
-    row.troubles = int(troubles_of_row(row, state, now=now))

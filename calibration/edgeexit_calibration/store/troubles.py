@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from enum import IntFlag
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import literal_column, select, update
 from sqlalchemy.orm import Session
 
@@ -110,6 +111,12 @@ def troubles_of_row(row: DeviceRow, state: State | None, *, now: datetime) -> Tr
         last_drop_at=row.last_drop_at,
         now=now,
     )
+
+
+def update_troubles(row: DeviceRow, *, now: datetime) -> None:
+    """Store the flags of a device after other columns have changed."""
+    state = None if row.state is None else msgspec.json.decode(row.state, type=State)
+    row.troubles = int(troubles_of_row(row, state, now=now))
 
 
 def clear_ended(session: Session, fleet: str, *, now: datetime) -> None:

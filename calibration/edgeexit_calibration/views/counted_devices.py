@@ -15,14 +15,21 @@ from edgeexit_calibration.store.tables import DeviceRow
 _SEEN_WITHIN: Final = timedelta(days=30)
 
 
+def seen_lately(cohort_id: int, *, now: datetime) -> list[ColumnElement[bool]]:
+    """Return the conditions under which a `DeviceRow` is in the cohort, not revoked, and was seen lately."""
+    return [
+        DeviceRow.cohort_id == cohort_id,
+        DeviceRow.revoked_at.is_(None),
+        DeviceRow.last_seen > now - _SEEN_WITHIN,
+    ]
+
+
 def counts_now(cohort_id: int, enrolment: Enrolment, *, now: datetime) -> list[ColumnElement[bool]]:
     """Return the conditions under which a `DeviceRow` is a device of the cohort that counts and was seen lately."""
     conditions = [
-        DeviceRow.cohort_id == cohort_id,
-        DeviceRow.revoked_at.is_(None),
+        *seen_lately(cohort_id, now=now),
         DeviceRow.clone_seen_at.is_(None),
         or_(DeviceRow.set_aside_at.is_(None), DeviceRow.decided_cohort_id != cohort_id),
-        DeviceRow.last_seen > now - _SEEN_WITHIN,
     ]
     return [*conditions, DeviceRow.key.is_not(None)] if enrolment == "approve" else conditions
 

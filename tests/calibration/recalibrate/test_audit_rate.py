@@ -27,11 +27,6 @@ from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, audits_of, st
 USEFUL = useful_audits(GuaranteeRules(risk=RISK, delta=DELTA, costs=(1.0, 2.0, 3.0)))
 
 
-@pytest.fixture
-def cohort(database, bundle):
-    return register(database, bundle, cohort=COHORT, **GOAL).cohort
-
-
 def run_devices(database, bundle, *fractions, now=NOW):
     """Store the states of devices with these audit fractions of their own; None: an older agent."""
     for number, fraction in enumerate(fractions):

@@ -2,14 +2,12 @@
 
 import msgspec
 import numpy as np
-import pytest
-from edgeexit_calibration import PolicyBounds, events, policy_history, register, set_bounds
+from edgeexit_calibration import PolicyBounds, events, policy_history, set_bounds
 from edgeexit_calibration.recalibrate.guarantee import within_bounds
 
 from edgeexit.policies import exit_rates, simulate_exits
 from tests.calibration.recalibrate.test_guarantee import BOLD, EASY, FULL_DEPTH, HARD, RULES, audits_from, run
 from tests.calibration.recalibrate.watching import (
-    GOAL,
     NOW,
     check_all,
     event_kinds,
@@ -21,11 +19,6 @@ from tests.calibration.recalibrate.watching import (
 from tests.calibration.scenario import COHORT, audits_of, readouts_of
 
 SAMPLES = EASY.draw(50_000, np.random.default_rng(99))
-
-
-@pytest.fixture
-def cohort(database, bundle):
-    return register(database, bundle, cohort=COHORT, **GOAL).cohort
 
 
 def final_exits(policy, readouts=SAMPLES):

@@ -4,11 +4,10 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from edgeexit_calibration import CohortAddress, ExplanationError, explain, policy_history, register
+from edgeexit_calibration import CohortAddress, ExplanationError, explain, policy_history
 
 from edgeexit.policies import exit_rates, simulate_exits
 from tests.calibration.recalibrate.watching import (
-    GOAL,
     NOW,
     current_audits,
     ingest,
@@ -17,11 +16,6 @@ from tests.calibration.recalibrate.watching import (
     revisions,
 )
 from tests.calibration.scenario import COHORT, DELTA, FLEET, RISK, audits_of, readouts_of, state_of
-
-
-@pytest.fixture
-def cohort(database, bundle):
-    return register(database, bundle, cohort=COHORT, **GOAL).cohort
 
 
 def explained(database, cohort, *, now=NOW):

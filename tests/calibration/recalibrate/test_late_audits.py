@@ -24,11 +24,6 @@ from tests.calibration.recalibrate.watching import (
 from tests.calibration.scenario import COHORT, audits_of
 
 
-@pytest.fixture
-def cohort(database, bundle):
-    return register(database, bundle, cohort=COHORT, **GOAL).cohort
-
-
 def _continued(database, watching, **_):
     return watching
 

@@ -34,11 +34,6 @@ from tests.calibration.recalibrate.watching import (
 from tests.calibration.scenario import COHORT, RISK, audits_of, readouts_of
 
 
-@pytest.fixture
-def cohort(database, bundle):
-    return register(database, bundle, cohort=COHORT, **GOAL).cohort
-
-
 def test_a_policy_that_holds_its_risk_is_not_changed_while_nothing_is_cheaper(database, bundle, cohort):
     watching = new_watcher(database)
     check_all(watching)
